@@ -1,0 +1,127 @@
+# tasuki: one Makefile for the whole tree. `make help` lists the targets.
+#
+# VARIANT picks the build: release (default), clang, asan, tsan, fuzz. Each lives in build/VARIANT; the release programs are
+# also put into build/, which is where everything else looks for them.
+
+VARIANT ?= release
+O       := build/$(VARIANT)
+PYTHON  ?= /usr/bin/python3
+
+# ---- how to compile ----
+
+WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wformat=2 -Wundef \
+            -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wcast-qual -Wswitch-enum \
+            -Wvla -Wnull-dereference -Werror
+GCC_WARNINGS := -Wduplicated-cond -Wduplicated-branches -Wlogical-op -Wcast-align=strict -Wimplicit-fallthrough=5
+
+HARDEN  := -fstack-protector-strong -fPIE -ftrivial-auto-var-init=zero
+COMMON  := -std=c17 -D_GNU_SOURCE -I. -pthread -g -MMD -MP $(WARNINGS) $(HARDEN)
+LDHARDEN := -pie -Wl,-z,relro,-z,now -Wl,--as-needed -pthread
+
+ifeq ($(VARIANT),release)
+CC      := gcc
+FLAGS   := $(COMMON) $(GCC_WARNINGS) -O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3
+else ifeq ($(VARIANT),clang)
+CC      := clang
+FLAGS   := $(COMMON) -O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
+else ifeq ($(VARIANT),asan)
+CC      := gcc
+FLAGS   := $(COMMON) $(GCC_WARNINGS) -Wno-null-dereference -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+LDFLAGS := -fsanitize=address,undefined
+else ifeq ($(VARIANT),tsan)
+CC      := gcc
+FLAGS   := $(COMMON) $(GCC_WARNINGS) -Wno-null-dereference -O1 -fno-omit-frame-pointer -fsanitize=thread
+LDFLAGS := -fsanitize=thread
+else ifeq ($(VARIANT),fuzz)
+CC      := clang
+FLAGS   := $(COMMON) -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+LDFLAGS := -fsanitize=fuzzer,address,undefined
+else
+$(error VARIANT is one of release clang asan tsan fuzz)
+endif
+
+VERSION := $(shell sed -n 's/^\#\# \([0-9][0-9.]*\).*/\1/p' CHANGELOG.md | head -n 1)
+FLAGS   += -DTASUKI_VERSION='"$(VERSION)"'
+
+# ---- what there is ----
+
+# Everything below daemon/ but the wiring, and schema/: one archive; a program takes from it what it needs.
+LIB_SOURCES    := $(wildcard daemon/*/*.c schema/*.c)
+DAEMON_SOURCES := $(wildcard daemon/*.c)
+CTL_SOURCES    := $(wildcard ctl/ctl*.c)
+WEB_SOURCES    := $(wildcard web/*.c)
+DEMO_SOURCES   := $(wildcard tests/upstream/*.c)
+UNIT_SOURCES   := $(wildcard tests/unit/test_*.c)
+FUZZ_SOURCES   := $(wildcard tests/fuzz/fuzz_*.c)
+BENCH_SOURCES  := $(wildcard tests/bench/*.c)
+
+DAEMON_LIBS := -luring -llmdb -lssl -lcrypto -lsasl2 -lcares -ljansson
+CTL_LIBS    := -ljansson -lsmartcols -lcurl -llmdb
+WEB_LIBS    := -lmicrohttpd -ljansson
+UNIT_LIBS   := -lcmocka $(DAEMON_LIBS)
+
+objects = $(patsubst %.c,$(O)/%.o,$(1))
+
+PROGRAMS := $(O)/tasukid $(O)/tasukictl $(O)/tasuki-web $(O)/tasuki-demo-upstream
+UNITS    := $(patsubst tests/unit/%.c,$(O)/unit/%,$(UNIT_SOURCES))
+FUZZERS  := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(FUZZ_SOURCES))
+BENCHES  := $(patsubst tests/bench/%.c,$(O)/bench/%,$(BENCH_SOURCES))
+
+.PHONY: all programs units benches fuzzers clean help
+.DEFAULT_GOAL := all
+
+all: programs ## the four programs, release build (the default)
+ifeq ($(VARIANT),release)
+	@ln -sf $(patsubst build/%,%,$(PROGRAMS)) build/
+endif
+
+programs: $(PROGRAMS)
+units: $(UNITS)
+benches: $(BENCHES)
+fuzzers: $(FUZZERS)
+
+$(O)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) -c $< -o $@
+
+$(O)/libtasuki.a: $(call objects,$(LIB_SOURCES))
+	@rm -f $@
+	ar rcs $@ $^
+
+$(O)/tasukid: $(call objects,$(DAEMON_SOURCES)) $(O)/libtasuki.a
+	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
+
+$(O)/tasukictl: $(call objects,$(CTL_SOURCES)) $(O)/libtasuki.a
+	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(CTL_LIBS) -o $@
+
+$(O)/tasuki-web: $(call objects,$(WEB_SOURCES)) $(O)/libtasuki.a
+	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(WEB_LIBS) -o $@
+
+$(O)/tasuki-demo-upstream: $(call objects,$(DEMO_SOURCES)) $(O)/libtasuki.a
+	$(CC) $(LDHARDEN) $(LDFLAGS) $^ -luring -lssl -lcrypto -o $@
+
+$(O)/unit/%: $(O)/tests/unit/%.o $(O)/libtasuki.a
+	@mkdir -p $(@D)
+	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(UNIT_LIBS) -o $@
+
+$(O)/bench/%: $(O)/tests/bench/%.o $(O)/libtasuki.a
+	@mkdir -p $(@D)
+	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
+
+ifeq ($(VARIANT),fuzz)
+$(O)/fuzz_%: $(O)/tests/fuzz/fuzz_%.o $(O)/libtasuki.a
+	$(CC) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
+else
+$(FUZZERS): FORCE
+	$(MAKE) VARIANT=fuzz $@
+FORCE:
+endif
+
+.PRECIOUS: $(O)/%.o
+-include $(shell find $(O) -name '*.d' 2>/dev/null)
+
+clean: ## remove everything that was built
+	rm -rf build
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | sort | awk -F '\t' '{printf "  %-12s %s\n", $$1, $$2}'

@@ -1,0 +1,272 @@
+/*
+ * Where the stages meet: one struct per kind of message that crosses a thread. Stages include this,
+ * never each other.
+ *
+ *   who            sends                       to            gets back
+ *   ingress        flow_intake                 queue thread  the same struct, with result
+ *   queue thread   flow_link (open, close)     a worker      flow_link (up, down)
+ *   queue thread   flow_job                    a worker      the same struct, with results
+ *   control        flow_edit, flow_inspect     queue thread  the same struct, with result
+ *   control        flow_probe                  a worker      the same struct, with transcript
+ *   delivery       flow_lookup                 resolver      the same struct, with addresses
+ *   delivery       flow_auth                   auth thread   the same struct, with the next
+ * response
+ */
+#ifndef TASUKI_FLOW_FLOW_H
+#define TASUKI_FLOW_FLOW_H
+
+#include "daemon/base/buf.h"
+#include "daemon/base/err.h"
+#include "daemon/base/limits.h"
+#include "daemon/flow/mailbox.h"
+#include "schema/msg_id.h"
+#include "schema/outcome.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+enum flow_kind {
+    FLOW_INTAKE = 1,
+    FLOW_LINK_OPEN,  /* queue -> worker */
+    FLOW_LINK_CLOSE, /* queue -> worker */
+    FLOW_LINK_UP,    /* worker -> queue: ready for jobs */
+    FLOW_LINK_DOWN,  /* worker -> queue: gone, and why */
+    FLOW_JOB,
+    FLOW_EDIT,
+    FLOW_INSPECT,
+    FLOW_PROBE,
+    FLOW_LOOKUP,
+    FLOW_AUTH,
+    FLOW_STOP,    /* main -> any thread: finish and end */
+    FLOW_DRAINED, /* worker -> main: nothing of mine is in flight any more */
+};
+
+#define FLOW_FROM(message, type) ((type *)(void *)(message)) /* msg is the first member */
+
+/* ---- taking mail in ---- */
+
+enum flow_intake_step { FLOW_INTAKE_APPEND, FLOW_INTAKE_COMMIT, FLOW_INTAKE_ABANDON };
+
+/* One per ingress session; the session sends it, and waits for it before it sends it again. */
+struct flow_intake {
+    struct flow_msg msg;
+    enum flow_intake_step step;
+    struct msg_id id;
+    uint32_t piece_index;
+    struct slice
+        piece; /* APPEND, and the last one with COMMIT (may be empty); borrowed until the answer */
+    struct slice envelope; /* COMMIT: encoded; borrowed until the answer */
+    uint64_t body_bytes;   /* APPEND: received so far; COMMIT: the body's */
+    struct slice sender;   /* COMMIT: for routing; borrowed until the answer */
+    uint32_t recipient_count;
+    enum err result; /* OK; FULL: no room, 452; LIMIT: too busy; anything else: 451 */
+};
+
+/* ---- handing mail on ---- */
+
+/*
+ * One place for a connection to an upstream. Made by the queue thread, which alone reads the fields
+ * up to `session`; a worker keeps its own connection in `session`. The four messages are apart
+ * because both sides may speak at once:
+ *
+ *     queue: OPEN ─► worker: UP or DOWN.   After UP: jobs go and come.   queue: CLOSE ─► worker:
+ * DOWN. DOWN may also come by itself; jobs that were on their way to a link that is down come back
+ * untried. The worker returns every job before it says DOWN. After DOWN and the last job the place
+ * may be opened again.
+ */
+struct flow_link {
+    struct flow_msg open, close, up, down; /* kind is set by the sender */
+    uint16_t upstream;                     /* index in struct config */
+    uint16_t worker;
+    bool probe;                /* the upstream is marked: this connection goes ahead to see */
+    void *session;             /* the worker's */
+    uint32_t window;           /* UP: how many jobs it wants at once, >= 1 */
+    enum outcome down_outcome; /* DOWN: why; NONE when it was idle, old or asked to close */
+    uint16_t down_code;        /* reply code, 0 when there was none */
+    char down_text[256];       /* the upstream's or the library's words, untrusted */
+    char peer[64];             /* UP: "192.0.2.1:587" */
+    char tls[64];              /* UP: "TLSv1.3 TLS_AES_256_GCM_SHA384", or "" */
+    char mechanism[32];        /* UP: SASL mechanism used, or "" */
+    uint64_t size_max;         /* UP: what the upstream announced with SIZE, 0 when nothing */
+};
+
+#define FLOW_LINK_FROM(message, member)                                                            \
+    ((struct flow_link *)(void *)((char *)(message)-offsetof(struct flow_link, member)))
+
+/* A recipient's result; text borrowed from the job's text buffer. */
+struct flow_result {
+    uint32_t recipient_index; /* in the envelope's order */
+    enum outcome outcome;
+    uint16_t code;
+    uint8_t enhanced[3];
+    uint16_t text_len;
+    uint32_t text_offset;
+};
+
+#define FLOW_JOB_TEXT_BYTES 1024
+
+/*
+ * One message to hand on, all its queued recipients. Made by the queue thread, bounded by the sum
+ * of the links' windows. While it is out the message is leased: no command and no other job touches
+ * it.
+ */
+struct flow_job {
+    struct flow_msg msg;
+    struct flow_link *link; /* borrowed */
+    struct msg_id id;
+    uint64_t due_ms;   /* as it stands in the due index */
+    uint32_t attempts; /* made before this one */
+    uint64_t sent_ms;  /* the queue thread's clock when it gave the job away */
+
+    /* The worker's answer. tried == false: nothing was said to the upstream about it; results are
+     * empty. */
+    bool tried;
+    bool damaged; /* the store could not read it: quarantine */
+    uint32_t result_count;
+    struct flow_result *results; /* owned by the job: inline_result, or malloc'ed by the worker and
+                                    freed by the queue thread */
+    struct flow_result inline_result;
+    struct buf text; /* over text_memory; all results' words, equal ones once */
+    uint8_t text_memory[FLOW_JOB_TEXT_BYTES];
+};
+
+/* ---- reading the store, for stages that may not include it ---- */
+
+/* One per thread; the functions are store/'s, bound in daemon/worker.c. Meaning and errors as in
+ * store.h. */
+struct flow_reader {
+    void *reader;
+    enum err (*message)(void *reader, const struct msg_id *id, struct buf *to,
+                        struct slice *out_envelope, struct slice *out_state,
+                        size_t *out_bytes_needed);
+    enum err (*body)(void *reader, const struct msg_id *id, uint64_t offset, struct buf *to);
+};
+
+/* ---- commands ---- */
+
+enum flow_edit_action {
+    FLOW_EDIT_RETRY,
+    FLOW_EDIT_HOLD,
+    FLOW_EDIT_RELEASE,
+    FLOW_EDIT_DELETE,
+    FLOW_EDIT_ACTION_COUNT
+};
+
+#define FLOW_EDIT_IDS_MAX 256
+
+/* One batch of an operator's command. Committed before it comes back. */
+struct flow_edit {
+    struct flow_msg msg;
+    enum flow_edit_action action;
+    uint32_t count;
+    struct msg_id ids[FLOW_EDIT_IDS_MAX];
+    enum err results[FLOW_EDIT_IDS_MAX]; /* OK; NOT_FOUND; BUSY: being sent just now; UNSUPPORTED:
+                                            makes no sense in its state */
+    enum err result;                     /* of the batch's commit */
+};
+
+enum flow_upstream_state { FLOW_UPSTREAM_UNTRIED, FLOW_UPSTREAM_WELL, FLOW_UPSTREAM_MARKED };
+
+struct flow_upstream_status {
+    enum flow_upstream_state state;
+    enum outcome outcome; /* MARKED: why */
+    uint16_t code;
+    char text[256];                        /* MARKED: the words; untrusted */
+    uint64_t marked_ms;                    /* since when, wall clock */
+    uint64_t next_probe_ms;                /* MARKED: when it is tried next */
+    uint32_t connections;                  /* open now */
+    uint32_t busy;                         /* with a job */
+    uint64_t delivered, deferred, refused; /* recipients, since start */
+    uint64_t last_delivery_ms;             /* 0: none since start */
+    char peer[64], tls[64], mechanism[32]; /* of the newest connection that came up */
+};
+
+struct flow_status {
+    uint64_t now_ms; /* wall clock */
+    uint64_t count_by_state[3];
+    uint64_t body_bytes, pages_used_bytes, bytes_max;
+    uint64_t sending;       /* leased now */
+    uint64_t oldest_due_ms; /* of what waits in the window, 0: nothing waits */
+    bool accepting;         /* false: no room */
+    bool store_failed;
+    uint32_t upstream_count;
+    struct flow_upstream_status upstreams[UPSTREAMS_MAX];
+};
+
+struct flow_inspect {
+    struct flow_msg msg;
+    struct flow_status status;
+};
+
+/* tasukictl test: a connection of its own, by the daemon's own delivery code, with every line kept.
+ */
+#define FLOW_PROBE_TRANSCRIPT_BYTES 32768
+
+struct flow_probe {
+    struct flow_msg msg;
+    uint16_t upstream;
+    char to[SMTP_PATH_BYTES_MAX + 1];   /* also send a small message there; "" is login only */
+    char from[SMTP_PATH_BYTES_MAX + 1]; /* its envelope sender */
+    enum outcome outcome;               /* DELIVERED (with to) or NONE: all went well */
+    uint16_t code;
+    char step[32]; /* the last step reached: "connect", "greeting", "starttls", "login", ... */
+    char text[256];
+    char peer[64], tls[64], mechanism[32];
+    struct buf transcript; /* lines "C: ...\n", "S: ...\n", "-- ...\n"; secrets masked */
+    uint8_t transcript_memory[FLOW_PROBE_TRANSCRIPT_BYTES];
+};
+
+/* ---- names and logins ---- */
+
+#define FLOW_ADDRESSES_MAX 16
+
+struct flow_address {
+    struct sockaddr_storage address;
+    socklen_t len;
+};
+
+struct flow_lookup {
+    struct flow_msg msg;
+    char host[SMTP_DOMAIN_BYTES_MAX + 1]; /* a name or an address literal */
+    uint16_t port;
+    bool use_mx; /* look the name's MX up first; without one, its addresses. RFC 5321 5.1 */
+    uint64_t deadline_ms; /* monotonic */
+    /* answer */
+    enum outcome outcome; /* DELIVERED stands for "found"; NAME_NOT_FOUND, DNS_FAILED */
+    char text[128];
+    uint32_t count;
+    struct flow_address addresses[FLOW_ADDRESSES_MAX]; /* in order of preference */
+    char names[FLOW_ADDRESSES_MAX]
+              [SMTP_DOMAIN_BYTES_MAX +
+               1]; /* the host name each belongs to: certificate names are checked against it */
+    uint32_t ttl_s;
+};
+
+#define FLOW_AUTH_BYTES 8192
+
+enum flow_auth_step { FLOW_AUTH_START, FLOW_AUTH_CONTINUE, FLOW_AUTH_END };
+
+/*
+ * One login's dialogue with the SASL library, which may block and so has a thread of its own. START
+ * chooses a mechanism; each CONTINUE turns a challenge into a response; END frees. END is owed
+ * exactly when START answered OK.
+ */
+struct flow_auth {
+    struct flow_msg msg;
+    enum flow_auth_step step;
+    uint16_t upstream;
+    void *session; /* the auth thread's */
+    bool over_tls;
+    char host[SMTP_DOMAIN_BYTES_MAX + 1];
+    char mechanisms[512]; /* START: what may be tried, space separated, strongest first */
+    /* in: challenge (decoded); out: response (decoded) */
+    uint8_t data[FLOW_AUTH_BYTES];
+    size_t data_len;
+    bool has_data;      /* START: there is an initial response; CONTINUE: always */
+    char mechanism[32]; /* START: chosen */
+    enum err result; /* OK; NOT_FOUND: no mechanism fits; PERMISSION: secret file refused; SYNTAX:
+                        the peer's challenge is wrong */
+    char text[256];  /* in words, when result is not OK; never holds a secret */
+};
+
+#endif

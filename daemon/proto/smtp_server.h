@@ -1,0 +1,203 @@
+/*
+ * The server side of SMTP, sans-I/O: bytes in, events and bytes out; no socket, no clock, no
+ * callback, no allocation.
+ *
+ * The machine knows the protocol (order, syntax, limits, replies); its owner knows the policy (who
+ * may send, is there room, was it committed) and decides by answering events. One reply per
+ * command, in order. Events that wait for an answer stop the input; whatever arrived behind them
+ * stays with the owner.
+ *
+ * It does not keep addresses or content: those pass through events as slices, valid until the next
+ * call that takes bytes.
+ *
+ * Sources: RFC 5321, 2920 (PIPELINING), 6152 (8BITMIME), 1870 (SIZE), 2034 (ENHANCEDSTATUSCODES),
+ * 6531 (SMTPUTF8), 3207 (STARTTLS), 4954 (AUTH), 3030 (CHUNKING: only where the limits switch it
+ * on).
+ */
+#ifndef TASUKI_PROTO_SMTP_SERVER_H
+#define TASUKI_PROTO_SMTP_SERVER_H
+
+#include "daemon/base/buf.h"
+#include "daemon/base/limits.h"
+#include "daemon/proto/smtp_data.h"
+#include "daemon/proto/smtp_path.h"
+
+#define SMTP_SERVER_OUTPUT_BYTES 2048
+
+/* What this server offers and where it ends. Borrowed for the life of the machine; one for all
+ * sessions of a listener. */
+struct smtp_server_limits {
+    const char *hostname;        /* in the greeting and the EHLO reply */
+    const char *software;        /* after the greeting's host name: "tasuki" */
+    const char *auth_mechanisms; /* "PLAIN LOGIN", or NULL: AUTH is not offered */
+    uint64_t size_max;           /* bytes of content; announced with SIZE */
+    uint32_t recipients_max;     /* per transaction, >= 100 */
+    uint32_t command_bytes_max;  /* of one line, CRLF included; AUTH lines: SMTP_AUTH_LINE_BYTES_MAX
+                                    when auth is offered */
+    uint32_t errors_max;         /* bad commands before 421 and close */
+    uint32_t received_max;       /* Received lines in the header before 554 5.4.6 */
+    uint32_t
+        idle_ms_max; /* between bytes of commands: RFC 5321 4.5.3.2.7 says 5 minutes at least */
+    uint32_t data_ms_max;    /* between bytes of content */
+    uint32_t rate_bytes_min; /* content bytes a second, measured over a minute; slower is closed. 0:
+                                no such rule */
+    bool starttls;
+    bool auth_only_over_tls;
+    bool mail_needs_auth; /* 530 5.7.0 before it */
+    bool chunking;        /* BDAT is offered */
+    bool pipelining;
+    bool reject_bare_breaks; /* bare CR or LF in content: 550 5.6.0 after its end, rather than made
+                                CRLF */
+};
+
+/* Each value says what is true in it. */
+enum smtp_server_state {
+    SMTP_SERVER_GREETING,  /* nothing was said yet; the owner has to call greet */
+    SMTP_SERVER_COMMAND,   /* between commands; transaction says how far a mail is */
+    SMTP_SERVER_ASKED,     /* an event waits for the owner's answer; no input is used */
+    SMTP_SERVER_CONTENT,   /* DATA was answered 354: input is content until CRLF.CRLF */
+    SMTP_SERVER_CHUNK,     /* BDAT: the next chunk_left bytes are content */
+    SMTP_SERVER_DISCARD,   /* content that was refused already is read and dropped until its end */
+    SMTP_SERVER_LONG_LINE, /* the rest of an over-long command line is dropped */
+    SMTP_SERVER_AUTH_LINE, /* a 334 was sent: the next line is a response */
+    SMTP_SERVER_TLS, /* 220 was given to STARTTLS: the owner does the handshake; no input is used */
+    SMTP_SERVER_CLOSING, /* the last reply is in the output; no input is used; final */
+};
+
+enum smtp_server_transaction {
+    SMTP_SERVER_NO_HELLO,
+    SMTP_SERVER_HELLO,
+    SMTP_SERVER_MAIL,
+    SMTP_SERVER_RCPT
+};
+
+enum smtp_server_event_type {
+    SMTP_SERVER_EVENT_HELLO,         /* told only. text: the name given; esmtp */
+    SMTP_SERVER_EVENT_MAIL,          /* asked. path, size_declared, body_8bit, smtputf8 */
+    SMTP_SERVER_EVENT_RCPT,          /* asked. path */
+    SMTP_SERVER_EVENT_CONTENT_BEGIN, /* asked, for DATA and the first BDAT: is there room? A refusal
+                                        is the reply to DATA (or discards the chunk) */
+    SMTP_SERVER_EVENT_CONTENT,       /* told only. text: the next bytes of content, unstuffed */
+    SMTP_SERVER_EVENT_CONTENT_END,   /* asked: commit, then accept (250 with the owner's text) or
+                                        refuse */
+    SMTP_SERVER_EVENT_ABANDON, /* told only: the transaction is void (RSET, EHLO, content refused by
+                                  the machine: too large, loop, bare breaks) */
+    SMTP_SERVER_EVENT_STARTTLS, /* asked. accept: 220, then TLS */
+    SMTP_SERVER_EVENT_AUTH, /* asked. mechanism in text, response (decoded base64) and has_response.
+                               Answer with challenge, accept or refuse */
+    SMTP_SERVER_EVENT_AUTH_RESPONSE, /* asked. response */
+    SMTP_SERVER_EVENT_ODD,   /* told only. text: a word for what was odd but tolerated ("bare-lf",
+                                "blank-before-path", ...) */
+    SMTP_SERVER_EVENT_CLOSE, /* told only, once: send the output, then close. text: why, a word
+                                ("quit", "too-many-errors", "idle", ...) */
+};
+
+struct smtp_server_event {
+    enum smtp_server_event_type type;
+    struct slice text;
+    struct smtp_path path;
+    bool path_null; /* MAIL FROM:<> */
+    bool esmtp;
+    uint64_t size_declared; /* 0: not declared */
+    bool body_8bit;         /* BODY=8BITMIME */
+    bool smtputf8;
+    struct slice response;
+    bool has_response;
+    uint64_t content_bytes; /* CONTENT_END */
+};
+
+struct smtp_server {
+    const struct smtp_server_limits *limits; /* borrowed */
+    enum smtp_server_state state;
+    enum smtp_server_transaction transaction;
+    bool esmtp;
+    bool tls; /* inside TLS */
+    bool authenticated;
+    /* The rest is the machine's own: see smtp_server.c. */
+    enum smtp_server_event_type asked;
+    bool event_ready;
+    struct smtp_server_event event;
+    uint32_t recipients; /* accepted in this transaction */
+    uint32_t recipients_asked;
+    uint32_t errors;
+    uint32_t received_lines;
+    uint8_t header_match; /* progress of the Received counter in the current header line */
+    bool in_header;
+    bool content_refused;
+    bool chunk_last;
+    bool smtputf8;
+    bool close_told;
+    uint64_t size_declared;
+    uint64_t chunk_left;
+    uint64_t discarded_bytes;
+    uint16_t refusal; /* index of the reply that content's end will get, 0: none */
+    struct smtp_data_decoder decoder;
+    uint64_t last_input_ms;
+    uint64_t rate_since_ms;
+    uint64_t rate_bytes;
+    struct buf line;   /* over the owner's line memory: a command line that arrived in parts */
+    struct buf auth;   /* decoded AUTH response, over the same memory's second half */
+    struct buf output; /* over output_memory */
+    uint8_t output_memory[SMTP_SERVER_OUTPUT_BYTES];
+};
+
+/* Bytes of line memory that smtp_server_init needs for these limits. */
+size_t smtp_server_line_bytes(const struct smtp_server_limits *limits);
+
+/*
+ *   line_memory   smtp_server_line_bytes(limits) bytes, borrowed for the life of the machine
+ *   now_ms        monotonic milliseconds, as in all calls below
+ */
+void smtp_server_init(struct smtp_server *s, const struct smtp_server_limits *limits,
+                      uint8_t *line_memory, uint64_t now_ms);
+
+/* Says 220. A peer that talked before it is refused with 554 (RFC 5321 4.3.1): the owner calls
+ * refuse_early instead. */
+void smtp_server_greet(struct smtp_server *s);
+
+/* Says the given reply instead of a greeting ("421 4.7.0 too many connections", "554 5.7.1 ..."),
+ * and closes. code: 421 or 554. */
+void smtp_server_refuse_greeting(struct smtp_server *s, uint16_t code, const char *enhanced,
+                                 const char *text);
+
+/*
+ * Takes bytes that arrived from the peer, 0..n, borrowed for the call and until the events they
+ * made have been taken. Returns the bytes used; fewer than in.len while an event waits (take it,
+ * answer it, call again), while the output has too little room for one more reply (send it), and in
+ * states that use no input. Errors: none. A bad line becomes a reply and counts towards errors_max.
+ */
+MUST_CHECK size_t smtp_server_feed(struct smtp_server *s, struct slice in, uint64_t now_ms);
+
+/* Pulls the next event; false when there is none. At most one exists at a time: feed, then pull
+ * until false, then feed the rest. */
+MUST_CHECK bool smtp_server_next(struct smtp_server *s, struct smtp_server_event *out_event);
+
+/* The owner's answers to an asked event. text: our own words, or NULL for the usual ones; printable
+ * ASCII without CR LF. */
+void smtp_server_accept(struct smtp_server *s, const char *text);
+void smtp_server_refuse(struct smtp_server *s, uint16_t code, const char *enhanced,
+                        const char *text);
+/* To AUTH events: 334 with this challenge, base64-encoded here. */
+void smtp_server_challenge(struct smtp_server *s, struct slice challenge);
+
+/* In state TLS, after the handshake: everything known about the peer is forgotten (RFC 3207 4.2).
+ */
+void smtp_server_tls_started(struct smtp_server *s, uint64_t now_ms);
+
+/* The daemon is stopping: 421 at the next moment when a reply may be given, then CLOSING. */
+void smtp_server_shutdown(struct smtp_server *s);
+
+/* A passed deadline: 421 4.4.2 and close. Call when now_ms >= smtp_server_deadline_ms. */
+void smtp_server_expire(struct smtp_server *s, uint64_t now_ms);
+
+/* Bytes to send, borrowed until output_done, or the next feed or answer. */
+struct slice smtp_server_output(const struct smtp_server *s);
+void smtp_server_output_done(struct smtp_server *s, size_t count);
+
+/* When smtp_server_expire is due; UINT64_MAX while the owner's answer or handshake is awaited. */
+uint64_t smtp_server_deadline_ms(const struct smtp_server *s);
+
+/* "idle", "mail", ... for status lists. */
+const char *smtp_server_state_word(const struct smtp_server *s);
+
+#endif

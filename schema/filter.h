@@ -1,0 +1,43 @@
+/*
+ * The one filter language of CLI, API and page: words by blanks, all of which must hold.
+ *
+ *   from:TEXT to:TEXT subject:TEXT client:TEXT   contains TEXT, any case
+ *   upstream:NAME device:NAME                     equals
+ *   state:queued|held|failed   reason:WORD        WORD of schema/outcome.def, of any recipient
+ *   id:PREFIX
+ *   older:SPAN newer:SPAN                         since it arrived: 30s 10m 2h 5d
+ *   larger:SIZE smaller:SIZE                      20K 5M
+ *   a bare word                                   in from, to, subject or id
+ *
+ * A leading "-" negates a word; "double quotes" keep blanks in one. Sans-I/O; holds slices into the
+ * text it was parsed from.
+ */
+#ifndef TASUKI_SCHEMA_FILTER_H
+#define TASUKI_SCHEMA_FILTER_H
+
+#include "schema/record.h"
+
+#define FILTER_TERMS_MAX 16
+
+struct filter_term {
+    uint8_t field; /* filter.c's */
+    bool negated;
+    struct slice text;
+    uint64_t number;
+    struct msg_id first, last;
+};
+
+struct filter {
+    uint32_t count; /* 0: everything matches */
+    struct filter_term terms[FILTER_TERMS_MAX];
+};
+
+/* text is borrowed as long as the filter is used. On failure message says what and why ("unknown
+ * field \"form\"; did you mean \"from\"?"). */
+MUST_CHECK bool filter_parse(struct filter *out, struct slice text, char message[200]);
+
+bool filter_matches(const struct filter *f, const struct msg_id *id,
+                    const struct record_envelope *envelope, const struct record_state *state,
+                    uint64_t now_ms);
+
+#endif
