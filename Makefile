@@ -7,6 +7,10 @@ VARIANT ?= release
 O       := build/$(VARIANT)
 PYTHON  ?= /usr/bin/python3
 
+# V=1 shows whole commands.
+Q       := $(if $(V),,@)
+SAY     := @$(if $(V),:,echo)
+
 # ---- how to compile ----
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wformat=2 -Wundef \
@@ -82,35 +86,43 @@ fuzzers: $(FUZZERS)
 
 $(O)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -c $< -o $@
+	$(SAY) "  CC    $@"
+	$(Q)$(CC) $(FLAGS) -c $< -o $@
 
 $(O)/libtasuki.a: $(call objects,$(LIB_SOURCES))
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 $(O)/tasukid: $(call objects,$(DAEMON_SOURCES)) $(O)/libtasuki.a
-	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
+	$(SAY) "  LINK  $@"
+	$(Q)$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
 
 $(O)/tasukictl: $(call objects,$(CTL_SOURCES)) $(O)/libtasuki.a
-	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(CTL_LIBS) -o $@
+	$(SAY) "  LINK  $@"
+	$(Q)$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(CTL_LIBS) -o $@
 
 $(O)/tasuki-web: $(call objects,$(WEB_SOURCES)) $(O)/libtasuki.a
-	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(WEB_LIBS) -o $@
+	$(SAY) "  LINK  $@"
+	$(Q)$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(WEB_LIBS) -o $@
 
 $(O)/tasuki-demo-upstream: $(call objects,$(DEMO_SOURCES)) $(O)/libtasuki.a
-	$(CC) $(LDHARDEN) $(LDFLAGS) $^ -luring -lssl -lcrypto -o $@
+	$(SAY) "  LINK  $@"
+	$(Q)$(CC) $(LDHARDEN) $(LDFLAGS) $^ -luring -lssl -lcrypto -o $@
 
 $(O)/unit/%: $(O)/tests/unit/%.o $(O)/libtasuki.a
 	@mkdir -p $(@D)
-	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(UNIT_LIBS) -o $@
+	$(SAY) "  LINK  $@"
+	$(Q)$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(UNIT_LIBS) -o $@
 
 $(O)/bench/%: $(O)/tests/bench/%.o $(O)/libtasuki.a
 	@mkdir -p $(@D)
-	$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
+	$(SAY) "  LINK  $@"
+	$(Q)$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
 
 ifeq ($(VARIANT),fuzz)
 $(O)/fuzz_%: $(O)/tests/fuzz/fuzz_%.o $(O)/libtasuki.a
-	$(CC) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
+	$(SAY) "  LINK  $@"
+	$(Q)$(CC) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
 else
 $(FUZZERS): FORCE
 	$(MAKE) VARIANT=fuzz $@
