@@ -16,9 +16,11 @@ SAY     := @$(if $(V),:,echo)
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wformat=2 -Wundef \
             -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wcast-qual -Wswitch-enum \
             -Wvla -Wnull-dereference -Werror
-GCC_WARNINGS := -Wduplicated-cond -Wduplicated-branches -Wlogical-op -Wcast-align=strict -Wimplicit-fallthrough=5
+# clang 14 has zeroed locals only behind a flag that names its own removal.
+GCC_HARDEN   := -ftrivial-auto-var-init=zero
+GCC_WARNINGS := $(GCC_HARDEN) -Wduplicated-cond -Wduplicated-branches -Wlogical-op -Wcast-align=strict -Wimplicit-fallthrough=5
 
-HARDEN  := -fstack-protector-strong -fPIE -ftrivial-auto-var-init=zero
+HARDEN  := -fstack-protector-strong -fPIE
 COMMON  := -std=c17 -D_GNU_SOURCE -I. -pthread -g -MMD -MP $(WARNINGS) $(HARDEN)
 LDHARDEN := -pie -Wl,-z,relro,-z,now -Wl,--as-needed -pthread
 
@@ -91,7 +93,7 @@ $(O)/%.o: %.c
 
 $(O)/libtasuki.a: $(call objects,$(LIB_SOURCES))
 	@rm -f $@
-	$(Q)ar rcs $@ $^
+	$(Q)ar qcs $@ $^
 
 $(O)/tasukid: $(call objects,$(DAEMON_SOURCES)) $(O)/libtasuki.a
 	$(SAY) "  LINK  $@"

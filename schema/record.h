@@ -7,13 +7,16 @@
  *
  * Decoding judges everything (length, version, checksum, counts, ranges) and borrows: slices point
  * into the encoded bytes. Nothing here allocates. The exact layout is described in
- * schema/README.md, well enough for a second reader to be written from it.
+ * schema/RECORD.md, well enough for a second reader to be written from it.
+ *
+ * A put is all or nothing: without room it writes nothing and sets overflow.
  */
 #ifndef TASUKI_SCHEMA_RECORD_H
 #define TASUKI_SCHEMA_RECORD_H
 
 #include "daemon/base/buf.h"
 #include "daemon/base/err.h"
+#include "daemon/base/limits.h"
 #include "schema/msg_id.h"
 #include "schema/outcome.h"
 
@@ -22,6 +25,13 @@
 #define RECORD_FLAG_8BITMIME 0x01u /* the client said BODY=8BITMIME */
 #define RECORD_FLAG_8BIT     0x02u /* a byte over 127 was seen in the body */
 #define RECORD_FLAG_SMTPUTF8 0x04u
+#define RECORD_FLAGS_KNOWN   0x07u /* another bit is damage: a new flag is a new version */
+
+/* Bounds of an envelope's texts; a longer one is a CHECK when it is put. */
+#define RECORD_CLIENT_BYTES_MAX  128
+#define RECORD_HELO_BYTES_MAX    SMTP_COMMAND_BYTES_MAX
+#define RECORD_DEVICE_BYTES_MAX  128
+#define RECORD_SUBJECT_BYTES_MAX 128
 
 struct record_envelope {
     uint64_t arrived_ms; /* wall clock, when the commit was asked for */
@@ -44,8 +54,10 @@ void record_recipient_put(struct buf *list, struct slice path);
 /* Takes the next path off *list. False at the end (or where the list is damaged). */
 MUST_CHECK bool record_recipient_next(struct slice *list, struct slice *out_path);
 
+/* CHECKs the bounds above, and that recipients holds exactly recipient_count paths. */
 void record_envelope_put(struct buf *to, const struct record_envelope *envelope);
-/* Errors: ERR_DAMAGED, ERR_VERSION. On error *out is untouched. */
+/* Errors: ERR_DAMAGED, ERR_VERSION. On error *out is untouched. An intact envelope's recipients
+ * need no second check. */
 MUST_CHECK enum err record_envelope_get(struct slice bytes, struct record_envelope *out);
 
 /* Legal moves: QUEUED -> DELIVERED | FAILED; FAILED -> QUEUED by an operator's retry. Everything
@@ -92,7 +104,10 @@ uint32_t record_route(struct slice upstream_name);
 void record_fate_put(struct buf *list, const struct record_recipient *recipient);
 MUST_CHECK bool record_fate_next(struct slice *list, struct record_recipient *out);
 
+/* CHECKs that route belongs to upstream, and that recipients holds exactly recipient_count fates.
+ */
 void record_state_put(struct buf *to, const struct record_state *state);
+/* Errors: ERR_DAMAGED, ERR_VERSION. On error *out is untouched. */
 MUST_CHECK enum err record_state_get(struct slice bytes, struct record_state *out);
 
 /* Bytes that an encoded record of either kind may need at most for so many recipients. */

@@ -1,8 +1,9 @@
 /*
  * A bounded writer over memory that somebody else owns.
  *
- * A put that does not fit writes nothing and sets overflow, which stays set until the next reset:
- * write many things, ask once. buf never allocates and never grows.
+ * A put that does not fit writes nothing and sets overflow, which stays set until the next reset;
+ * while it is set no put writes. So what is there is always the beginning of what was put, and one
+ * can write many things and ask once. buf never allocates and never grows.
  */
 #ifndef TASUKI_BASE_BUF_H
 #define TASUKI_BASE_BUF_H
@@ -40,7 +41,7 @@ static inline size_t buf_room(const struct buf *b)
 
 static inline void buf_put(struct buf *b, struct slice s)
 {
-    if (s.len > buf_room(b)) {
+    if (b->overflow || s.len > buf_room(b)) {
         b->overflow = true;
         return;
     }

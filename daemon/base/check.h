@@ -26,4 +26,7 @@ __attribute__((noreturn, cold)) void check_failed(const char *text);
         }                                                                                          \
     } while (0)
 
+/* Where no correct program comes by; text is a literal. */
+#define UNREACHABLE(text) check_failed(__FILE__ ":" CHECK_TEXT(__LINE__) ": " text)
+
 #endif

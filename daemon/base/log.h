@@ -8,7 +8,8 @@
  *     log_put_text(&line, "id", id);
  *     log_end(&line);
  *
- * A line never exceeds LOG_LINE_BYTES_MAX; a field that does not fit is cut and marked with "...".
+ * A line never exceeds LOG_LINE_BYTES_MAX. The first field that does not fit ends it: a text is cut
+ * and marked (`reply="550 5.7...."`), anything else is left out (` ...`); later fields are dropped.
  */
 #ifndef TASUKI_BASE_LOG_H
 #define TASUKI_BASE_LOG_H

@@ -194,31 +194,40 @@ static uint32_t base64_value(uint8_t character)
     return at == NULL ? 64 : (uint32_t)(at - base64_digits);
 }
 
-bool text_get_base64(struct buf *to, struct slice from)
+/* One group of four; pad of them are "=". */
+static bool get_base64_group(struct buf *to, const uint8_t *from, size_t pad)
 {
-    if (from.len % 4 != 0) {
-        return false;
-    }
-    while (from.len > 0) {
-        bool last = from.len == 4;
-        size_t pad = !last ? 0 : from.data[3] != '=' ? 0 : from.data[2] != '=' ? 1 : 2;
-        uint32_t group = 0;
-        for (size_t index = 0; index < 4; index++) {
-            uint32_t value = index >= 4 - pad ? 0 : base64_value(from.data[index]);
-            if (value == 64) {
-                return false;
-            }
-            group = group << 6 | value;
-        }
-        /* Bits that the padding hides must be zero, or two texts would mean the same bytes. */
-        if ((pad == 1 && (group & 0xff) != 0) || (pad == 2 && (group & 0xffff) != 0)) {
+    uint32_t group = 0;
+    for (size_t index = 0; index < 4; index++) {
+        uint32_t value = index >= 4 - pad ? 0 : base64_value(from[index]);
+        if (value == 64) {
             return false;
         }
-        uint8_t out[3] = {(uint8_t)(group >> 16), (uint8_t)(group >> 8), (uint8_t)group};
-        buf_put(to, slice_of(out, 3 - pad));
+        group = group << 6 | value;
+    }
+    /* Bits that the padding hides must be zero, or two texts would mean the same bytes. */
+    if ((pad == 1 && (group & 0xff) != 0) || (pad == 2 && (group & 0xffff) != 0)) {
+        return false;
+    }
+    uint8_t out[3] = {(uint8_t)(group >> 16), (uint8_t)(group >> 8), (uint8_t)group};
+    buf_put(to, slice_of(out, 3 - pad));
+    return !to->overflow;
+}
+
+bool text_get_base64(struct buf *to, struct slice from)
+{
+    size_t len_before = to->len;
+    bool good = from.len % 4 == 0 && !to->overflow;
+    while (good && from.len > 0) {
+        bool last = from.len == 4;
+        size_t pad = !last ? 0 : from.data[3] != '=' ? 0 : from.data[2] != '=' ? 1 : 2;
+        good = get_base64_group(to, from.data, pad);
         from = slice_tail(from, 4);
     }
-    return !to->overflow;
+    if (!good) {
+        to->len = len_before;
+    }
+    return good;
 }
 
 #define NEAREST_WORD_MAX 32
@@ -241,8 +250,8 @@ static size_t edit_distance(struct slice a, struct slice b)
             bool same = ascii_lower(a.data[i - 1]) == ascii_lower(b.data[j - 1]);
             size_t best =
                 size_min(size_min(one_up[j] + 1, now[j - 1] + 1), one_up[j - 1] + (same ? 0 : 1));
-            if (i > 1 && j > 1 && a.data[i - 1] == b.data[j - 2] &&
-                a.data[i - 2] == b.data[j - 1]) {
+            if (i > 1 && j > 1 && ascii_lower(a.data[i - 1]) == ascii_lower(b.data[j - 2]) &&
+                ascii_lower(a.data[i - 2]) == ascii_lower(b.data[j - 1])) {
                 best = size_min(best, two_up[j - 2] + 1);
             }
             now[j] = best;
@@ -254,15 +263,15 @@ static size_t edit_distance(struct slice a, struct slice b)
 const char *text_nearest(struct slice word, const char *const *names, size_t count)
 {
     const char *nearest = NULL;
-    size_t nearest_distance = size_min(word.len / 3 + 1, 4);
+    size_t nearest_distance = word.len < 6 ? 2 : word.len / 3 + 1; /* to be undercut */
     for (size_t index = 0; index < count; index++) {
         struct slice name = slice_from_str(names[index]);
         if (word.len > NEAREST_WORD_MAX || name.len > NEAREST_WORD_MAX) {
             continue;
         }
         size_t distance = edit_distance(word, name);
-        if (distance < nearest_distance ||
-            (distance == nearest_distance && nearest == NULL && distance < word.len)) {
+        /* A word of which nothing would be left is no near miss. */
+        if (distance < nearest_distance && distance < word.len) {
             nearest = names[index];
             nearest_distance = distance;
         }

@@ -32,7 +32,7 @@ uint8_t text_base32_value(uint8_t character);
 void text_put_base64(struct buf *to, struct slice from);
 
 /* Appends the decoded bytes. False on anything but strict padded base64 (RFC 4954 4) or when it
- * does not fit. */
+ * does not fit (then overflow is set); nothing is appended then. */
 MUST_CHECK bool text_get_base64(struct buf *to, struct slice from);
 
 /*

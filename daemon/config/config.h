@@ -141,7 +141,22 @@ MUST_CHECK enum err config_secret_read(const char *file, struct buf *to, char me
 /* Effective settings, one "key = value" a line, sections as written: `tasukictl config show`. */
 void config_put(struct buf *to, const struct config *config);
 
-/* Rows for help texts: index 0.. until false. */
+/*
+ * Whether the box has what the settings ask for: open files and disk, each 0 when it is not known.
+ * False with one complaint, with both numbers, for each that falls short. For the daemon's start,
+ * which alone knows its limits; not part of config_load, so that every program has one verdict.
+ *   files_max        RLIMIT_NOFILE, after it was raised
+ *   disk_bytes_max   free on the queue's disk, and what the queue has already
+ */
+MUST_CHECK bool config_fits(const struct config *config, uint64_t files_max,
+                            uint64_t disk_bytes_max, struct config_errors *errors);
+
+/* What is set on purpose and a risk all the same, to be logged at every start: index 0.. until
+ * false. */
+MUST_CHECK bool config_risk_at(const struct config *config, size_t index, char text[200]);
+
+/* Rows for help texts: index 0.. until false. section is "" (the top), "upstream" or "dashboard".
+ */
 struct config_row {
     const char *section, *key, *default_text, *doc, *example;
 };

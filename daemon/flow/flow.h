@@ -59,7 +59,7 @@ struct flow_intake {
     uint64_t body_bytes;   /* APPEND: received so far; COMMIT: the body's */
     struct slice sender;   /* COMMIT: for routing; borrowed until the answer */
     uint32_t recipient_count;
-    enum err result; /* OK; FULL: no room, 452; LIMIT: too busy; anything else: 451 */
+    enum err result; /* OK; FULL: no room, 452; anything else: 451. Not OK: nothing of it is left */
 };
 
 /* ---- handing mail on ---- */
@@ -121,7 +121,8 @@ struct flow_job {
     /* The worker's answer. tried == false: nothing was said to the upstream about it; results are
      * empty. */
     bool tried;
-    bool damaged; /* the store could not read it: quarantine */
+    bool complete; /* with these results every recipient is delivered: the message may go */
+    bool damaged;  /* the store could not read it: quarantine */
     uint32_t result_count;
     struct flow_result *results; /* owned by the job: inline_result, or malloc'ed by the worker and
                                     freed by the queue thread */
@@ -141,6 +142,15 @@ struct flow_reader {
                         size_t *out_bytes_needed);
     enum err (*body)(void *reader, const struct msg_id *id, uint64_t offset, struct buf *to);
 };
+
+/* One message as it lies on disk; slices borrowed until the function returns. False: stop. */
+typedef bool flow_row_fn(void *ctx, const struct msg_id *id, struct slice envelope,
+                         struct slice state);
+
+/* Walks messages for lists, in id order from *from on, at most max: ERR_OK with *out_next when more
+ * follow, ERR_NOT_FOUND at the end. */
+typedef enum err flow_rows_fn(void *reader, const struct msg_id *from, size_t max, flow_row_fn *fn,
+                              void *ctx, struct msg_id *out_next);
 
 /* ---- commands ---- */
 
@@ -181,11 +191,15 @@ struct flow_upstream_status {
     char peer[64], tls[64], mechanism[32]; /* of the newest connection that came up */
 };
 
+#define FLOW_SENDING_IDS_MAX 256
+
 struct flow_status {
     uint64_t now_ms; /* wall clock */
     uint64_t count_by_state[3];
     uint64_t body_bytes, pages_used_bytes, bytes_max;
-    uint64_t sending;       /* leased now */
+    uint64_t sending;                                /* leased now */
+    struct msg_id sending_ids[FLOW_SENDING_IDS_MAX]; /* the first of them */
+    uint32_t sending_id_count;
     uint64_t oldest_due_ms; /* of what waits in the window, 0: nothing waits */
     bool accepting;         /* false: no room */
     bool store_failed;
@@ -264,6 +278,7 @@ struct flow_auth {
     size_t data_len;
     bool has_data;      /* START: there is an initial response; CONTINUE: always */
     char mechanism[32]; /* START: chosen */
+    bool complete;   /* nothing but the server's verdict is missing: a 235 before that is a lie */
     enum err result; /* OK; NOT_FOUND: no mechanism fits; PERMISSION: secret file refused; SYNTAX:
                         the peer's challenge is wrong */
     char text[256];  /* in words, when result is not OK; never holds a secret */

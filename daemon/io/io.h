@@ -45,6 +45,8 @@ struct io_op {
     /* The backend's, not to be touched by the owner. */
     enum io_kind kind;
     bool cancelled;
+    bool polled;   /* io_uring: waits for readiness instead of doing the operation */
+    uint8_t place; /* enum io_place: which list or heap holds it */
     int fd;
     const void *send_data;
     size_t send_bytes;

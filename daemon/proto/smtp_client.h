@@ -134,7 +134,7 @@ struct smtp_client_event {
     enum smtp_client_stage stage;
     enum smtp_client_failure failure;
     uint32_t index;          /* RECIPIENT: place in the transaction's array */
-    uint32_t accepted_count; /* DONE */
+    uint32_t accepted_count; /* DONE; RECIPIENT: accepted before this one */
     struct slice mechanisms; /* AUTH: "PLAIN LOGIN", borrowed from the machine */
     struct slice challenge;  /* AUTH_CHALLENGE: decoded, borrowed until the answer */
     struct smtp_reply reply; /* text borrowed until the next feed */
@@ -157,40 +157,57 @@ struct smtp_client {
     uint32_t extensions; /* SMTP_CLIENT_EXT_*, of the last EHLO reply */
     uint64_t size_max;   /* announced; 0: none */
     bool tls;
-    /* The rest is the machine's own: see smtp_client.c. */
+    /* The rest is the machine's own: see smtp_client_parts.h. */
     struct smtp_client_mail mail;
     uint8_t recipient_states[SMTP_RECIPIENTS_UPSTREAM_MAX];
-    uint32_t recipients_sent, accepted_count;
-    bool mail_accepted, data_sent, content_ended, helo_tried, quit_wanted, challenge_open;
-    bool secret_output; /* the last command put into the output carries a secret */
+    uint32_t recipients_sent;           /* looked at for RCPT so far */
+    uint32_t accepted_count;            /* recipients with a 2yz */
+    uint32_t refused_count;             /* recipients to be told by RECIPIENT events, all for */
+    enum smtp_client_stage told_stage;  /* this reason, */
+    struct smtp_reply told_reply;       /* by this reply */
+    uint8_t next_command;               /* of the envelope */
+    bool mail_accepted;                 /* the server has a transaction open */
+    uint8_t login;                      /* AUTH: whose turn it is */
+    uint32_t challenge_count;           /* in this login */
+    bool secret_output;                 /* the last command put into the output carries a secret */
+    enum smtp_client_stage ended_stage; /* CLOSED: where things stood */
     struct {
-        uint8_t kind;
+        uint8_t command;
         uint32_t index;
+        uint64_t end; /* of the command, counted in bytes since the connection began */
     } expected[SMTP_CLIENT_EXPECTED_MAX];
     uint32_t expected_head, expected_count;
     struct smtp_client_event events[4];
     uint32_t event_head, event_count;
-    uint64_t waiting_since_ms;
+    uint64_t now_ms;           /* of the latest move */
+    uint64_t waiting_since_ms; /* the oldest expected reply, or the output, is waited for since */
     struct smtp_data_encoder encoder;
     struct smtp_reply_parser parser;
     char mechanisms[512];
-    struct buf auth; /* decoded challenge */
+    struct buf auth; /* decoded challenge, or an initial response that is held back */
     uint8_t auth_memory[SMTP_AUTH_LINE_BYTES_MAX];
-    struct buf output;
-    uint8_t *output_memory; /* borrowed: SMTP_CLIENT_OUTPUT_BYTES */
+    struct buf output;      /* over the borrowed SMTP_CLIENT_OUTPUT_BYTES; appended to only */
+    size_t output_offset;   /* of it was sent; it is reset when all was */
+    uint64_t output_passed; /* bytes sent since the connection began */
 };
 
 /* output_memory: SMTP_CLIENT_OUTPUT_BYTES bytes, borrowed for the life of the machine. */
 void smtp_client_init(struct smtp_client *c, const struct smtp_client_config *config,
                       uint8_t *output_memory, uint64_t now_ms);
 
-/* Takes bytes from the server; returns how many were used, fewer while events wait to be pulled.
- * Pull until false, then feed the rest. */
+/*
+ * Takes bytes from the server; returns how many were used, fewer while events wait to be pulled.
+ * Pull until false, then feed the rest; in CLOSED nothing is used any more.
+ *
+ * A reply counts only when the whole of its command was reported by output_done before; one that
+ * comes earlier was not asked for, and ends the connection. So tell what was sent before what
+ * arrived.
+ */
 MUST_CHECK size_t smtp_client_feed(struct smtp_client *c, struct slice in, uint64_t now_ms);
 MUST_CHECK bool smtp_client_next(struct smtp_client *c, struct smtp_client_event *out_event);
 
 /* The owner's moves, each legal only in the state or after the event that asks for it (else CHECK).
- */
+ * In CLOSED they do nothing, since an answer may come late; only begin_mail stays a CHECK there. */
 void smtp_client_tls_started(struct smtp_client *c, uint64_t now_ms);
 /* mechanism: a name of the offered list; initial: decoded, at most 8,192 bytes; "=" is sent for an
  * empty one (RFC 4954 4). */
@@ -202,8 +219,15 @@ void smtp_client_auth_cancel(struct smtp_client *c, uint64_t now_ms);
 /* No login is possible: QUIT. */
 void smtp_client_auth_give_up(struct smtp_client *c, uint64_t now_ms);
 
-/* In READY. False when it cannot be sent to this server: needs SMTPUTF8 that is not offered, or is
- * larger than its SIZE; nothing was sent. */
+/*
+ * In READY, with no event waiting. Not BEGUN when it cannot be sent to this server: needs SMTPUTF8
+ * (asked for, or an address is not ASCII) that is not offered, or is larger than its SIZE; nothing
+ * was sent.
+ *
+ * An address that could not stand in a command line (a control character, too long, empty) is told
+ * by RECIPIENT with code 0: stage MAIL when it is the sender's, and then nothing is sent at all;
+ * stage RCPT when it is the recipient's own, and the others go on.
+ */
 enum smtp_client_begin { SMTP_CLIENT_BEGUN, SMTP_CLIENT_TOO_LARGE, SMTP_CLIENT_NO_SMTPUTF8 };
 MUST_CHECK enum smtp_client_begin
 smtp_client_begin_mail(struct smtp_client *c, const struct smtp_client_mail *mail, uint64_t now_ms);
@@ -214,7 +238,8 @@ MUST_CHECK size_t smtp_client_content(struct smtp_client *c, struct slice in, ui
 /* False: no room in the output yet, call again after output_done. */
 MUST_CHECK bool smtp_client_content_end(struct smtp_client *c, uint64_t now_ms);
 
-/* In READY (or any earlier state, to be polite): QUIT. */
+/* In READY or any earlier state: QUIT. Where a QUIT would be taken for something else (before the
+ * greeting, within a login or a TLS start) CLOSE is told at once. */
 void smtp_client_quit(struct smtp_client *c, uint64_t now_ms);
 
 /* The stream ended or failed. Told as FAILED, or as CLOSE when QUIT was under way. */
@@ -223,15 +248,17 @@ void smtp_client_stream_ended(struct smtp_client *c);
 /* A passed deadline. Call when now_ms >= smtp_client_deadline_ms. */
 void smtp_client_expire(struct smtp_client *c, uint64_t now_ms);
 
-/* Bytes to send, borrowed until output_done or the next move. output_is_secret: mask it in a
- * transcript. */
+/* Bytes to send, borrowed until output_done; other moves append behind them and never change them.
+ * Empty in CLOSED. output_is_secret: mask it in a transcript. */
 struct slice smtp_client_output(const struct smtp_client *c);
 bool smtp_client_output_is_secret(const struct smtp_client *c);
 void smtp_client_output_done(struct smtp_client *c, size_t count, uint64_t now_ms);
 
-/* UINT64_MAX while nothing is awaited from the server (READY, TLS, an asked event). */
+/* UINT64_MAX while nothing is awaited from the server (READY, TLS, an asked event). While content
+ * is sent: the time by which what is in the output must be sent. */
 uint64_t smtp_client_deadline_ms(const struct smtp_client *c);
 
+/* Where things stand: the command whose reply is awaited. In CLOSED: where they stood. */
 enum smtp_client_stage smtp_client_stage(const struct smtp_client *c);
 
 #endif

@@ -23,6 +23,9 @@
 #include "daemon/proto/smtp_path.h"
 
 #define SMTP_SERVER_OUTPUT_BYTES 2048
+#define SMTP_SERVER_REPLY_BYTES_MAX                                                                \
+    1024                         /* of one reply; input waits while the output has less room */
+#define SMTP_SERVER_EVENTS_MAX 4 /* made by one step */
 
 /* What this server offers and where it ends. Borrowed for the life of the machine; one for all
  * sessions of a listener. */
@@ -64,11 +67,13 @@ enum smtp_server_state {
     SMTP_SERVER_CLOSING, /* the last reply is in the output; no input is used; final */
 };
 
+/* How far a mail is, while state says what is awaited next. */
 enum smtp_server_transaction {
-    SMTP_SERVER_NO_HELLO,
-    SMTP_SERVER_HELLO,
-    SMTP_SERVER_MAIL,
-    SMTP_SERVER_RCPT
+    SMTP_SERVER_NO_HELLO, /* neither HELO nor EHLO was taken */
+    SMTP_SERVER_HELLO,    /* no mail is under way */
+    SMTP_SERVER_MAIL,     /* a sender was accepted, and no recipient yet */
+    SMTP_SERVER_RCPT,     /* at least one recipient was accepted */
+    SMTP_SERVER_CHUNKS,   /* a first BDAT was accepted: only more of it may follow */
 };
 
 enum smtp_server_event_type {
@@ -76,7 +81,8 @@ enum smtp_server_event_type {
     SMTP_SERVER_EVENT_MAIL,          /* asked. path, size_declared, body_8bit, smtputf8 */
     SMTP_SERVER_EVENT_RCPT,          /* asked. path */
     SMTP_SERVER_EVENT_CONTENT_BEGIN, /* asked, for DATA and the first BDAT: is there room? A refusal
-                                        is the reply to DATA (or discards the chunk) */
+                                        is the reply to DATA (or discards the chunk), and the
+                                        transaction is over */
     SMTP_SERVER_EVENT_CONTENT,       /* told only. text: the next bytes of content, unstuffed */
     SMTP_SERVER_EVENT_CONTENT_END,   /* asked: commit, then accept (250 with the owner's text) or
                                         refuse */
@@ -85,11 +91,13 @@ enum smtp_server_event_type {
     SMTP_SERVER_EVENT_STARTTLS, /* asked. accept: 220, then TLS */
     SMTP_SERVER_EVENT_AUTH, /* asked. mechanism in text, response (decoded base64) and has_response.
                                Answer with challenge, accept or refuse */
-    SMTP_SERVER_EVENT_AUTH_RESPONSE, /* asked. response */
+    SMTP_SERVER_EVENT_AUTH_RESPONSE, /* asked. response. An exchange that the peer breaks off
+                                        ("*", bad base64) ends without an event of its own but ODD:
+                                        the next AUTH is a new one */
     SMTP_SERVER_EVENT_ODD,   /* told only. text: a word for what was odd but tolerated ("bare-lf",
                                 "blank-before-path", ...) */
-    SMTP_SERVER_EVENT_CLOSE, /* told only, once: send the output, then close. text: why, a word
-                                ("quit", "too-many-errors", "idle", ...) */
+    SMTP_SERVER_EVENT_CLOSE, /* told only, once: send the output, then close; a mail under way is
+                                void. text: why, a word ("quit", "too-many-errors", "idle", ...) */
 };
 
 struct smtp_server_event {
@@ -114,29 +122,34 @@ struct smtp_server {
     bool tls; /* inside TLS */
     bool authenticated;
     /* The rest is the machine's own: see smtp_server.c. */
-    enum smtp_server_event_type asked;
-    bool event_ready;
-    struct smtp_server_event event;
-    uint32_t recipients; /* accepted in this transaction */
-    uint32_t recipients_asked;
+    enum smtp_server_event_type asked; /* ASKED: what was */
+    struct smtp_server_event events[SMTP_SERVER_EVENTS_MAX];
+    uint8_t event_first; /* the oldest; the others follow, around the end */
+    uint8_t event_count;
+    uint8_t header_match; /* bytes of "Received:" that the header line has matched; past that, none
+                             can */
+    uint8_t refusal;      /* DISCARD, LONG_LINE: the reply that its end will get, 0: was given */
+    bool in_header;       /* of the content */
+    bool chunk_last;
+    bool recipient_asked; /* in this transaction, accepted or not */
+    bool smtputf8;
+    bool body_8bit;
+    bool shutting_down;
+    bool clock_stale;         /* an answer came since the time was last known */
+    uint32_t recipients;      /* accepted in this transaction */
+    uint32_t recipients_over; /* refused in this transaction for being too many */
     uint32_t errors;
     uint32_t received_lines;
-    uint8_t header_match; /* progress of the Received counter in the current header line */
-    bool in_header;
-    bool content_refused;
-    bool chunk_last;
-    bool smtputf8;
-    bool close_told;
-    uint64_t size_declared;
+    uint64_t size_limit; /* of this transaction's content */
     uint64_t chunk_left;
-    uint64_t discarded_bytes;
-    uint16_t refusal; /* index of the reply that content's end will get, 0: none */
-    struct smtp_data_decoder decoder;
-    uint64_t last_input_ms;
+    uint64_t discarded_bytes; /* of an over-long line */
+    uint64_t now_ms;          /* the latest we were told */
+    uint64_t waiting_since_ms;
     uint64_t rate_since_ms;
     uint64_t rate_bytes;
-    struct buf line;   /* over the owner's line memory: a command line that arrived in parts */
-    struct buf auth;   /* decoded AUTH response, over the same memory's second half */
+    struct smtp_data_decoder decoder;
+    struct buf line;   /* over the owner's line memory: a line that arrived in parts */
+    struct buf auth;   /* decoded AUTH response, over the same memory */
     struct buf output; /* over output_memory */
     uint8_t output_memory[SMTP_SERVER_OUTPUT_BYTES];
 };
@@ -152,7 +165,7 @@ void smtp_server_init(struct smtp_server *s, const struct smtp_server_limits *li
                       uint8_t *line_memory, uint64_t now_ms);
 
 /* Says 220. A peer that talked before it is refused with 554 (RFC 5321 4.3.1): the owner calls
- * refuse_early instead. */
+ * smtp_server_refuse_greeting instead. */
 void smtp_server_greet(struct smtp_server *s);
 
 /* Says the given reply instead of a greeting ("421 4.7.0 too many connections", "554 5.7.1 ..."),
@@ -168,8 +181,8 @@ void smtp_server_refuse_greeting(struct smtp_server *s, uint16_t code, const cha
  */
 MUST_CHECK size_t smtp_server_feed(struct smtp_server *s, struct slice in, uint64_t now_ms);
 
-/* Pulls the next event; false when there is none. At most one exists at a time: feed, then pull
- * until false, then feed the rest. */
+/* Pulls the next event; false when there is none. Few exist at a time, and one that asks is the
+ * last: feed, then pull until false, then feed the rest. An answer, too, may make events. */
 MUST_CHECK bool smtp_server_next(struct smtp_server *s, struct smtp_server_event *out_event);
 
 /* The owner's answers to an asked event. text: our own words, or NULL for the usual ones; printable
@@ -177,7 +190,8 @@ MUST_CHECK bool smtp_server_next(struct smtp_server *s, struct smtp_server_event
 void smtp_server_accept(struct smtp_server *s, const char *text);
 void smtp_server_refuse(struct smtp_server *s, uint16_t code, const char *enhanced,
                         const char *text);
-/* To AUTH events: 334 with this challenge, base64-encoded here. */
+/* To AUTH events: 334 with this challenge, base64-encoded here. One that does not fit a reply
+ * (over 700 bytes) refuses the login with 454 instead. */
 void smtp_server_challenge(struct smtp_server *s, struct slice challenge);
 
 /* In state TLS, after the handshake: everything known about the peer is forgotten (RFC 3207 4.2).
@@ -187,8 +201,15 @@ void smtp_server_tls_started(struct smtp_server *s, uint64_t now_ms);
 /* The daemon is stopping: 421 at the next moment when a reply may be given, then CLOSING. */
 void smtp_server_shutdown(struct smtp_server *s);
 
-/* A passed deadline: 421 4.4.2 and close. Call when now_ms >= smtp_server_deadline_ms. */
+/*
+ * A passed deadline: 421 4.4.2 and close. Call when now_ms >= smtp_server_deadline_ms. The first
+ * call after an answer only learns the time (answers carry none) and moves the deadline.
+ */
 void smtp_server_expire(struct smtp_server *s, uint64_t now_ms);
+
+/* The owner reads again after a pause of its own (no room, no memory): the time of the pause is not
+ * held against the peer. */
+void smtp_server_resumed(struct smtp_server *s, uint64_t now_ms);
 
 /* Bytes to send, borrowed until output_done, or the next feed or answer. */
 struct slice smtp_server_output(const struct smtp_server *s);

@@ -41,6 +41,12 @@ MUST_CHECK enum err sasl_login_start(struct sasl_login **out, const struct sasl_
 MUST_CHECK enum err sasl_login_step(struct sasl_login *s, struct slice challenge,
                                     struct buf *response, char *problem);
 
+/*
+ * Whether nothing is left to come from the server but its verdict. A 235 before that is not to be
+ * believed: with SCRAM the server has not shown yet that it knows the password (RFC 5802 5).
+ */
+bool sasl_login_is_complete(const struct sasl_login *s);
+
 void sasl_login_free(struct sasl_login **s);
 
 /* What "auth = auto" tries, strongest first, given what is offered and whether the line is

@@ -38,7 +38,7 @@ struct store_report {
     uint64_t messages;        /* in the queue */
     uint64_t discarded;       /* bodies whose message never was committed, removed */
     uint64_t readers_cleared; /* stale reader slots */
-    char problem[512];
+    char problem[512];        /* after ERR_OK: "", or a warning about where the queue lies */
 };
 
 /*
@@ -63,6 +63,16 @@ struct store_summary {
 };
 
 void store_summary(const struct store *store, struct store_summary *out);
+
+/* Clears reader slots of processes that ended without freeing them, which pin old pages; returns
+ * how many. The queue thread calls it each minute. */
+uint64_t store_readers_check(struct store *store);
+
+/*
+ * For the SIGBUS handler. When address (si_addr) lies in the queue's map, writes one sentence for
+ * the admin to fd and returns true; the process has to end then. Safe in a signal handler.
+ */
+bool store_fault_explain(const void *address, int fd);
 
 /*
  * ---- writing: one thread ----

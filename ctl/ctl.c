@@ -1,0 +1,110 @@
+/*
+ * tasukictl: the admin's command. This file is the table of commands; adding one is adding a row.
+ */
+#include "ctl/ctl.h"
+
+#include "daemon/config/config.h"
+
+#include <locale.h>
+#include <stdlib.h>
+
+#define SECONDS 1000u
+#define MINUTES (60u * SECONDS)
+
+#define EDIT_OPTIONS (CTL_OPTION_DRY_RUN | CTL_OPTION_YES)
+#define EDIT_ARGS    "ID... | FILTER..."
+#define EDIT_DETAILS                                                                               \
+    "Names messages by id (any unique prefix will do) or by a filter, never both. A filter, or "   \
+    "more than one id, is asked about on a terminal and needs --yes without one. --dry-run says "  \
+    "what would be done and changes nothing."
+#define FILTER_DETAILS                                                                             \
+    "A filter is words that must all hold: from:TEXT to:TEXT subject:TEXT client:TEXT "            \
+    "upstream:NAME device:NAME state:queued|held|failed reason:WORD id:PREFIX older:SPAN "         \
+    "newer:SPAN larger:SIZE smaller:SIZE, or a bare word that stands in from, to, subject or id. " \
+    "A leading - negates a word."
+
+const struct ctl_command ctl_commands[] = {
+    {"status", "", "is all well? the queue, the upstreams, what to do (the default)",
+     "The verdict stands first, in one sentence. Exits with 0 when all is well and with 1 when "
+     "something needs you.",
+     0, 0, 0, 30 * SECONDS, ctl_status_run},
+    {"queue", "[FILTER...]", "list the messages in the queue, oldest first",
+     FILTER_DETAILS " While the daemon is down the queue is read from disk.", CTL_OPTION_LIMIT, 0,
+     1000, 30 * SECONDS, ctl_queue_run},
+    {"show", "ID", "tell all about one message",
+     "Any unique prefix of the id will do. While the daemon is down the queue is read from disk.",
+     0, 1, 1, 30 * SECONDS, ctl_show_run},
+    {"retry", EDIT_ARGS, "try messages again now", EDIT_DETAILS, EDIT_OPTIONS, 1, 100000,
+     5 * MINUTES, ctl_edit_run},
+    {"hold", EDIT_ARGS, "keep messages until they are released", EDIT_DETAILS, EDIT_OPTIONS, 1,
+     100000, 5 * MINUTES, ctl_edit_run},
+    {"release", EDIT_ARGS, "let held messages go", EDIT_DETAILS, EDIT_OPTIONS, 1, 100000,
+     5 * MINUTES, ctl_edit_run},
+    {"delete", EDIT_ARGS, "remove messages from the queue for good", EDIT_DETAILS, EDIT_OPTIONS, 1,
+     100000, 5 * MINUTES, ctl_edit_run},
+    {"test", "[UPSTREAM]", "talk to an upstream now and show the dialogue",
+     "Connects, asks for TLS and logs in as mail would; with --to a short message is sent as "
+     "well. Prints the dialogue, the step that failed, its likely cause and what to do.",
+     CTL_OPTION_TO | CTL_OPTION_FROM, 0, 1, 15 * MINUTES, ctl_test_run},
+    {"config check", "[FILE]", "judge the configuration, with or without a daemon",
+     "Says what tasukid would say about the file, and changes nothing.", 0, 0, 1, 0,
+     ctl_config_check_run},
+    {"config show", "", "print the settings in force",
+     "Asks the daemon; while it is down, prints what it would use.", 0, 0, 0, 30 * SECONDS,
+     ctl_config_show_run},
+    {"config explain", "[KEY]", "explain one setting, or list all of them",
+     "What it is, its default and an example.", 0, 0, 1, 0, ctl_config_explain_run},
+    {"metrics", "", "print all counters in Prometheus' text format", "", 0, 0, 0, 30 * SECONDS,
+     ctl_metrics_run},
+    {"help", "[COMMAND]", "explain a command, or list all of them", "", 0, 0, 2, 0, ctl_help_run},
+};
+
+const size_t ctl_command_count = sizeof ctl_commands / sizeof ctl_commands[0];
+
+static enum ctl_exit run(struct ctl *c)
+{
+    if (c->args.version) {
+        if (c->args.json) {
+            json_t *version =
+                json_pack("{s:i,s:s}", "schema", WIRE_SCHEMA_VERSION, "version", TASUKI_VERSION);
+            ctl_say_json(version);
+            json_decref(version);
+        } else {
+            printf("tasukictl %s\n", TASUKI_VERSION);
+        }
+        return CTL_EXIT_OK;
+    }
+    if (c->args.help) {
+        ctl_help_command(c, c->args.command);
+        return CTL_EXIT_OK;
+    }
+    return c->args.command->run(c);
+}
+
+int main(int argc, char **argv)
+{
+    /* Widths of characters, and nothing else, come from the locale; what is printed is UTF-8. */
+    if (setlocale(LC_CTYPE, "C.UTF-8") == NULL) {
+        (void)setlocale(LC_CTYPE, "");
+    }
+    struct ctl c = {.fd = -1};
+    struct ctl_problem problem = {0};
+    const char **words = calloc((size_t)argc + 1, sizeof *words);
+    if (words == NULL) {
+        ctl_problem_set(&problem, CTL_EXIT_OUTPUT, "failed", "there is no memory left");
+        return (int)ctl_say_problem(&c, &problem);
+    }
+    bool understood = ctl_args_parse(&c.args, argc, argv, words, &problem);
+    ctl_say_init(&c);
+    enum ctl_exit code = understood ? run(&c) : ctl_say_problem(&c, &problem);
+    if (fflush(stdout) != 0 || ferror(stdout) != 0) {
+        ctl_problem_set(&problem, CTL_EXIT_OUTPUT, "failed",
+                        "the output could not be written: the disk may be full");
+        ctl_problem_hint(&problem, "df -h .");
+        code = ctl_say_problem(&c, &problem);
+    }
+    ctl_client_close(&c);
+    config_free(&c.config);
+    free(words);
+    return (int)code;
+}

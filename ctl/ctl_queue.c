@@ -1,0 +1,220 @@
+/*
+ * queue: pages of rows, from the daemon or from disk, printed as they come. One connection a page:
+ * whoever reads our output may take all day, and the daemon shall not wait for that.
+ */
+#include "ctl/ctl.h"
+
+#include <stdlib.h>
+
+#define FIRST_PAGE_ROWS 100u /* soon on the screen */
+
+struct pages {
+    struct ctl *c;
+    struct ctl_offline *offline; /* owned; NULL: the daemon answers */
+    char *filter;                /* owned */
+    json_t *cursor;              /* owned; NULL: from the beginning */
+    uint64_t printed;
+    bool at_end;
+};
+
+static size_t page_rows(const struct pages *p)
+{
+    uint64_t rows = p->printed == 0 ? FIRST_PAGE_ROWS : WIRE_QUEUE_LIMIT_MAX;
+    uint64_t limit = p->c->args.limit;
+    if (limit != 0 && limit - p->printed < rows) {
+        rows = limit - p->printed;
+    }
+    return (size_t)rows;
+}
+
+static json_t *ask(struct pages *p, struct ctl_problem *problem)
+{
+    json_t *args = json_pack("{s:s,s:I}", "filter", p->filter, "limit", (json_int_t)page_rows(p));
+    if (p->cursor != NULL) {
+        json_object_set(args, "cursor", p->cursor);
+    }
+    json_t *result = ctl_client_call(p->c, COMMAND_QUEUE, args, NULL, problem);
+    ctl_client_close(p->c);
+    return result;
+}
+
+/* The next page, a new reference, or NULL and a problem. */
+static json_t *next_page(struct pages *p, struct ctl_problem *problem)
+{
+    json_t *result = p->offline == NULL ? ask(p, problem) : NULL;
+    if (result == NULL && p->offline == NULL && problem->daemon_down && p->cursor == NULL) {
+        struct ctl_problem why = *problem;
+        p->offline = ctl_offline_open(p->c, &why, true, problem);
+    }
+    if (result == NULL && p->offline != NULL) {
+        result = ctl_offline_queue(p->offline, p->filter, page_rows(p), p->cursor, problem);
+    }
+    if (result == NULL) {
+        return NULL;
+    }
+    json_t *cursor = json_object_get(result, "cursor");
+    p->at_end = !json_is_string(cursor);
+    /* A cursor that does not move would have no end. */
+    if (!json_is_array(json_object_get(result, "messages")) ||
+        (!p->at_end && p->cursor != NULL && json_equal(cursor, p->cursor))) {
+        json_decref(result);
+        ctl_problem_set(problem, CTL_EXIT_UNREACHABLE, "not-understood",
+                        "the daemon's list of messages cannot be understood");
+        ctl_problem_hint(problem, "tasukictl --version; tasukid --version");
+        return NULL;
+    }
+    json_decref(p->cursor);
+    p->cursor = p->at_end ? NULL : json_incref(cursor);
+    return result;
+}
+
+/* ---- printing ---- */
+
+static const struct ctl_column columns[] = {
+    {"ID", 0, false, 0},       {"AGE", 0, true, 0},          {"SIZE", 0, true, 100},
+    {"STATE", 0, false, 0},    {"FROM", 0.3, false, 0},      {"TO", 0.3, false, 0},
+    {"REASON", 0.2, false, 0}, {"SUBJECT", 0.3, false, 130},
+};
+
+enum ctl_colour ctl_queue_state_colour(struct slice state)
+{
+    static const struct {
+        const char *word;
+        enum ctl_colour colour;
+    } rows[] = {
+        {"failed", CTL_BAD}, {"held", CTL_WARN}, {"sending", CTL_GOOD}, {"delivered", CTL_GOOD}};
+    for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
+        if (slice_equal(state, slice_from_str(rows[index].word))) {
+            return rows[index].colour;
+        }
+    }
+    return CTL_PLAIN;
+}
+
+static void put_cell_text(struct ctl_table *t, struct slice text)
+{
+    ctl_table_cell(t, text.len > 0 ? text : SLICE("-"), CTL_PLAIN);
+}
+
+/* "queued" says less than when it goes on. */
+static void put_state(struct ctl_table *t, const json_t *row, uint64_t now_ms)
+{
+    struct slice state = ctl_json_text(row, "state");
+    char text[CTL_SHORT_TEXT_BYTES];
+    struct buf b;
+    buf_init(&b, text, sizeof text);
+    if (slice_equal(state, SLICE("queued")) && ctl_json_u64(row, "due_ms") > now_ms) {
+        ctl_put_relative(&b, ctl_json_u64(row, "due_ms"), now_ms, true);
+        state = buf_slice(&b);
+    }
+    ctl_table_cell(t, state, ctl_queue_state_colour(ctl_json_text(row, "state")));
+}
+
+static void put_recipients(struct ctl_table *t, const json_t *row)
+{
+    const json_t *first = json_array_get(json_object_get(row, "to"), 0);
+    uint64_t count = ctl_json_u64(row, "recipient_count");
+    struct slice text = json_is_string(first)
+                            ? slice_of(json_string_value(first), json_string_length(first))
+                            : SLICE("-");
+    size_t cap = text.len + 32;
+    char *memory = malloc(cap);
+    CHECK(memory != NULL);
+    struct buf b;
+    buf_init(&b, memory, cap);
+    if (count > 1) {
+        buf_printf(&b, "(%llu) ", (unsigned long long)count);
+    }
+    buf_put(&b, text);
+    ctl_table_cell(t, buf_slice(&b), CTL_PLAIN);
+    free(memory);
+}
+
+static void put_row(struct ctl_table *t, const json_t *row, uint64_t now_ms)
+{
+    char text[CTL_SHORT_TEXT_BYTES];
+    struct buf b;
+    struct slice from = ctl_json_text(row, "from");
+    struct slice reason = ctl_json_text(row, "reason");
+    uint64_t arrived_ms = ctl_json_u64(row, "arrived_ms");
+    ctl_table_line(t);
+    put_cell_text(t, ctl_json_text(row, "id"));
+    buf_init(&b, text, sizeof text);
+    ctl_put_age(&b, arrived_ms < now_ms ? now_ms - arrived_ms : 0);
+    ctl_table_cell(t, buf_slice(&b), CTL_PLAIN);
+    buf_init(&b, text, sizeof text);
+    ctl_put_size(&b, ctl_json_u64(row, "bytes"));
+    ctl_table_cell(t, buf_slice(&b), CTL_PLAIN);
+    put_state(t, row, now_ms);
+    ctl_table_cell(t, from.len > 0 ? from : SLICE("<>"), CTL_PLAIN);
+    put_recipients(t, row);
+    put_cell_text(t, slice_equal(reason, SLICE("none")) ? SLICE("-") : reason);
+    put_cell_text(t, ctl_json_text(row, "subject"));
+}
+
+static void print_page(struct pages *p, json_t *messages)
+{
+    const struct ctl *c = p->c;
+    uint64_t now_ms = ctl_now_ms();
+    struct ctl_table *t = NULL;
+    if (!c->args.json) {
+        t = ctl_table_new(c, columns, sizeof columns / sizeof columns[0], p->printed == 0);
+    }
+    size_t index;
+    json_t *row;
+    json_array_foreach(messages, index, row)
+    {
+        if (c->args.limit != 0 && p->printed == c->args.limit) {
+            break;
+        }
+        if (t != NULL) {
+            put_row(t, row, now_ms);
+        } else {
+            json_t *line = ctl_json_with_schema(row);
+            ctl_say_json(line);
+            json_decref(line);
+        }
+        p->printed++;
+    }
+    ctl_table_end(&t);
+    (void)fflush(stdout);
+}
+
+static void print_end(const struct pages *p)
+{
+    const struct ctl *c = p->c;
+    if (c->args.json) {
+        return;
+    }
+    if (p->printed == 0) {
+        puts(p->filter[0] == '\0' ? "The queue is empty." : "No message matches.");
+    } else if (c->terminal && !p->at_end) {
+        printf("There are more; tasukictl queue --limit N shows N.\n");
+    }
+}
+
+enum ctl_exit ctl_queue_run(struct ctl *c)
+{
+    struct ctl_problem problem = {0};
+    struct pages p = {.c = c, .filter = ctl_args_filter(&c->args, &problem)};
+    if (p.filter == NULL) {
+        return ctl_say_problem(c, &problem);
+    }
+    enum ctl_exit code = CTL_EXIT_OK;
+    while (code == CTL_EXIT_OK && !p.at_end && (c->args.limit == 0 || p.printed < c->args.limit)) {
+        json_t *result = next_page(&p, &problem);
+        if (result == NULL) {
+            code = ctl_say_problem(c, &problem);
+        } else {
+            print_page(&p, json_object_get(result, "messages"));
+            json_decref(result);
+        }
+    }
+    if (code == CTL_EXIT_OK) {
+        print_end(&p);
+    }
+    ctl_offline_close(&p.offline);
+    json_decref(p.cursor);
+    free(p.filter);
+    return code;
+}

@@ -1,0 +1,412 @@
+/*
+ * The commands: one row each, from the arguments to the answer.
+ */
+#include "daemon/control/control_internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+static uint64_t wall_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static const char *text_arg(json_t *args, const char *name)
+{
+    const char *text = json_string_value(json_object_get(args, name));
+    return text == NULL ? "" : text;
+}
+
+static bool result_begin(struct connection *n, size_t bytes)
+{
+    if (!answer_begin(n, bytes)) {
+        return false;
+    }
+    json_put_bool(&n->json, "ok", true);
+    json_open_object(&n->json, "result");
+    json_put_u64(&n->json, "schema", WIRE_SCHEMA_VERSION);
+    return true;
+}
+
+/* ---- what needs the queue thread's view first ---- */
+
+static void inspect_then(struct connection *n, enum control_wait wait)
+{
+    n->inspect = calloc(1, sizeof *n->inspect);
+    if (n->inspect == NULL) {
+        answer_error(n, WIRE_ERROR_UNAVAILABLE, "out of memory", "try again");
+        return;
+    }
+    n->wait = wait;
+    n->inspect->msg.kind = FLOW_INSPECT;
+    n->inspect->msg.reply_to = n->c->with.self;
+    mailbox_send(n->c->with.queue, &n->inspect->msg);
+}
+
+static bool is_sending(const struct connection *n, const struct msg_id *id)
+{
+    const struct flow_status *status = &n->inspect->status;
+    for (uint32_t index = 0; index < status->sending_id_count; index++) {
+        if (msg_id_compare(&status->sending_ids[index], id) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void answer_status(struct connection *n)
+{
+    if (result_begin(n, 128 * 1024)) {
+        status_put(n, &n->inspect->status);
+        answer_finish(n);
+    }
+}
+
+/* ---- queue ---- */
+
+struct listing {
+    struct connection *n;
+    struct filter filter;
+    uint64_t now_ms;
+    uint64_t limit, found, scanned;
+    struct msg_id last; /* of the rows looked at */
+    bool cut;           /* the limit or the buffer is reached */
+};
+
+static bool list_row(void *ctx, const struct msg_id *id, struct slice envelope, struct slice state)
+{
+    struct listing *l = ctx;
+    struct record_envelope e;
+    struct record_state st;
+    if (l->found == l->limit || buf_room(&l->n->answer) < VIEW_ROW_BYTES_MAX + 1024) {
+        l->cut = true;
+        l->last = *id;
+        return false;
+    }
+    l->scanned++;
+    if (record_envelope_get(envelope, &e) == ERR_OK && record_state_get(state, &st) == ERR_OK &&
+        filter_matches(&l->filter, id, &e, &st, l->now_ms)) {
+        view_put_row(&l->n->json, id, &e, &st, is_sending(l->n, id));
+        l->found++;
+    }
+    return true;
+}
+
+static void put_cursor(struct json *j, bool more, const struct msg_id *next)
+{
+    uint8_t text[MSG_ID_TEXT_BYTES];
+    struct buf cursor;
+    buf_init(&cursor, text, sizeof text);
+    msg_id_put_text(&cursor, next);
+    if (more) {
+        json_put_text(j, "cursor", buf_slice(&cursor));
+    } else {
+        json_put_null(j, "cursor");
+    }
+}
+
+static void answer_queue(struct connection *n)
+{
+    json_t *args = json_object_get(n->asked, "args");
+    struct listing l = {.n = n, .now_ms = wall_ms(), .limit = WIRE_QUEUE_LIMIT_DEFAULT};
+    char problem[200];
+    struct msg_id from = {{0}}, unused, next = {{0}};
+    json_t *limit = json_object_get(args, "limit");
+    const char *cursor = text_arg(args, "cursor");
+    if (!filter_parse(&l.filter, slice_from_str(text_arg(args, "filter")), problem)) {
+        answer_error(n, WIRE_ERROR_BAD_FILTER, problem, "tasukictl help queue");
+        return;
+    }
+    if (json_is_integer(limit) && json_integer_value(limit) >= 1) {
+        l.limit = (uint64_t)json_integer_value(limit);
+        l.limit = l.limit > WIRE_QUEUE_LIMIT_MAX ? WIRE_QUEUE_LIMIT_MAX : l.limit;
+    }
+    if (cursor[0] != '\0' && !msg_id_parse_prefix(slice_from_str(cursor), &from, &unused)) {
+        answer_error(n, WIRE_ERROR_BAD_REQUEST, "the cursor is none of ours", "");
+        return;
+    }
+    if (!result_begin(n, ANSWER_BYTES_MAX)) {
+        return;
+    }
+    json_open_array(&n->json, "messages");
+    enum err err = ERR_OK;
+    while (err == ERR_OK && !l.cut) {
+        err = n->c->with.rows(n->c->with.reader->reader, &from, SCAN_ROWS, list_row, &l, &next);
+        from = next;
+    }
+    json_close_array(&n->json);
+    put_cursor(&n->json, l.cut, &l.last);
+    json_put_u64(&n->json, "scanned", l.scanned);
+    answer_finish(n);
+}
+
+/* ---- show ---- */
+
+static void put_message(struct connection *n, const struct msg_id *id,
+                        const struct record_envelope *e, const struct record_state *st)
+{
+    uint8_t *memory = malloc(VIEW_MESSAGE_BYTES_MAX);
+    struct buf message;
+    struct json j;
+    buf_init(&message, memory, memory == NULL ? 0 : VIEW_MESSAGE_BYTES_MAX);
+    json_init(&j, &message);
+    view_put_message(&j, id, e, st, is_sending(n, id));
+    if (message.overflow) {
+        answer_error(n, WIRE_ERROR_UNAVAILABLE, "out of memory", "try again");
+    } else if (answer_begin(n, message.len + 4096)) {
+        json_put_bool(&n->json, "ok", true);
+        json_put_raw(&n->json, "result", buf_slice(&message));
+        answer_finish(n);
+    }
+    free(memory);
+}
+
+static void answer_show(struct connection *n)
+{
+    const char *text = text_arg(json_object_get(n->asked, "args"), "id");
+    struct msg_id id;
+    enum wire_error code = WIRE_ERROR_NOT_FOUND;
+    const char *why = find_one(n, slice_from_str(text), &id, &code);
+    if (why != NULL) {
+        answer_error(n, code, why, "tasukictl queue");
+        return;
+    }
+    const struct flow_reader *reader = n->c->with.reader;
+    size_t needed = 65536;
+    enum err err = ERR_LIMIT;
+    uint8_t *memory = NULL;
+    struct slice envelope, state;
+    for (int attempt = 0; err == ERR_LIMIT && attempt < 2; attempt++) {
+        free(memory);
+        memory = malloc(needed);
+        struct buf to;
+        buf_init(&to, memory, memory == NULL ? 0 : needed);
+        err = memory == NULL
+                  ? ERR_NO_MEMORY
+                  : reader->message(reader->reader, &id, &to, &envelope, &state, &needed);
+    }
+    struct record_envelope e;
+    struct record_state st;
+    if (err == ERR_OK) {
+        err = record_envelope_get(envelope, &e);
+    }
+    if (err == ERR_OK) {
+        err = record_state_get(state, &st);
+    }
+    if (err != ERR_OK) {
+        answer_error(n, err == ERR_NOT_FOUND ? WIRE_ERROR_NOT_FOUND : WIRE_ERROR_FAILED,
+                     err == ERR_NOT_FOUND ? "it has left the queue meanwhile" : err_text(err), "");
+    } else {
+        put_message(n, &id, &e, &st);
+    }
+    free(memory);
+}
+
+/* ---- test ---- */
+
+static bool plain_address(const char *text)
+{
+    size_t len = strlen(text);
+    if (len == 0 || len > SMTP_PATH_BYTES_MAX || strchr(text, '@') == NULL) {
+        return false;
+    }
+    for (size_t index = 0; index < len; index++) {
+        uint8_t c = (uint8_t)text[index];
+        if (c <= ' ' || c >= 0x7f || c == '<' || c == '>') {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool find_upstream(const struct config *config, const char *name, uint16_t *out)
+{
+    for (uint32_t index = 0; index < config->upstream_count; index++) {
+        if (name[0] == '\0' || strcmp(config->upstreams[index].name, name) == 0) {
+            *out = (uint16_t)index;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void run_test(struct connection *n, json_t *args)
+{
+    const struct config *config = n->c->with.config;
+    const char *to = text_arg(args, "to"), *from = text_arg(args, "from");
+    uint16_t upstream = 0;
+    if (!find_upstream(config, text_arg(args, "upstream"), &upstream)) {
+        answer_error(n, WIRE_ERROR_NOT_FOUND, "no upstream has that name", "tasukictl status");
+        return;
+    }
+    if ((to[0] != '\0' && !plain_address(to)) || (from[0] != '\0' && !plain_address(from))) {
+        answer_error(n, WIRE_ERROR_BAD_REQUEST, "to and from are addresses like anna@example.jp",
+                     "");
+        return;
+    }
+    n->probe = calloc(1, sizeof *n->probe);
+    if (n->probe == NULL) {
+        answer_error(n, WIRE_ERROR_UNAVAILABLE, "out of memory", "try again");
+        return;
+    }
+    const char *user = config->upstreams[upstream].user;
+    n->probe->upstream = upstream;
+    snprintf(n->probe->to, sizeof n->probe->to, "%s", to);
+    if (from[0] != '\0') {
+        snprintf(n->probe->from, sizeof n->probe->from, "%s", from);
+    } else if (plain_address(user)) {
+        snprintf(n->probe->from, sizeof n->probe->from, "%.256s", user);
+    } else {
+        snprintf(n->probe->from, sizeof n->probe->from, "postmaster@%.240s", config->domain);
+    }
+    n->wait = CONTROL_WAIT_PROBE;
+    n->probe->msg.kind = FLOW_PROBE;
+    n->probe->msg.reply_to = n->c->with.self;
+    mailbox_send(n->c->with.worker, &n->probe->msg);
+}
+
+static void answer_test(struct connection *n)
+{
+    const struct flow_probe *p = n->probe;
+    const struct config_upstream *u = &n->c->with.config->upstreams[p->upstream];
+    const struct outcome_row *row = outcome_row(p->outcome);
+    char host[SMTP_DOMAIN_BYTES_MAX + 20];
+    if (!result_begin(n, sizeof p->transcript_memory * 7 + 16384)) {
+        return;
+    }
+    snprintf(host, sizeof host, u->host.use_mx ? "%s:%u" : "[%s]:%u", u->host.name, u->host.port);
+    bool ok = p->outcome == (p->to[0] == '\0' ? OUTCOME_NONE : OUTCOME_DELIVERED);
+    struct json *j = &n->json;
+    json_put_bool(j, "ok", ok);
+    json_put_str(j, "upstream", u->name);
+    json_put_str(j, "host", host);
+    json_put_str(j, "peer", p->peer);
+    json_put_str(j, "tls", p->tls);
+    json_put_str(j, "mechanism", p->mechanism);
+    json_put_str(j, "step", p->step);
+    json_put_str(j, "to", p->to);
+    json_put_str(j, "from", p->from);
+    json_put_str(j, "reason", ok ? "" : row->word);
+    json_put_str(j, "sentence", ok ? "" : row->sentence);
+    json_put_str(j, "hint", ok ? "" : row->hint);
+    json_put_u64(j, "code", p->code);
+    json_put_str(j, "text", p->text);
+    json_open_array(j, "transcript");
+    struct slice rest = buf_slice(&p->transcript);
+    while (rest.len > 0) {
+        size_t end = slice_find(rest, '\n');
+        json_put_text(j, NULL, slice_head(rest, end));
+        rest = slice_tail(rest, end + 1);
+    }
+    json_close_array(j);
+    json_put_u64(j, "took_ms", io_now_ms(n->c->with.io) - n->asked_ms);
+    answer_finish(n);
+}
+
+/* ---- what needs nobody ---- */
+
+static void answer_text(struct connection *n, const char *file, struct slice text)
+{
+    if (result_begin(n, text.len * 6 + 4096)) {
+        if (file != NULL) {
+            json_put_str(&n->json, "file", file);
+        }
+        json_put_text(&n->json, "text", text);
+        answer_finish(n);
+    }
+}
+
+static void run_metrics(struct connection *n)
+{
+    uint8_t memory[32768];
+    struct buf text;
+    buf_init(&text, memory, sizeof memory);
+    metrics_put(&text, n->c->with.metrics, n->c->with.metrics_count);
+    answer_text(n, NULL, buf_slice(&text));
+}
+
+static void run_config_show(struct connection *n)
+{
+    static uint8_t memory[256 * 1024]; /* the control thread's alone */
+    struct buf text;
+    buf_init(&text, memory, sizeof memory);
+    config_put(&text, n->c->with.config);
+    answer_text(n, n->c->with.config->file, buf_slice(&text));
+}
+
+void command_run(struct connection *n, enum command command, json_t *args)
+{
+    switch (command) {
+    case COMMAND_STATUS:
+        inspect_then(n, CONTROL_WAIT_STATUS);
+        return;
+    case COMMAND_QUEUE:
+        inspect_then(n, CONTROL_WAIT_QUEUE);
+        return;
+    case COMMAND_SHOW:
+        inspect_then(n, CONTROL_WAIT_SHOW);
+        return;
+    case COMMAND_METRICS:
+        run_metrics(n);
+        return;
+    case COMMAND_RETRY:
+        edit_run(n, FLOW_EDIT_RETRY, args);
+        return;
+    case COMMAND_HOLD:
+        edit_run(n, FLOW_EDIT_HOLD, args);
+        return;
+    case COMMAND_RELEASE:
+        edit_run(n, FLOW_EDIT_RELEASE, args);
+        return;
+    case COMMAND_DELETE:
+        edit_run(n, FLOW_EDIT_DELETE, args);
+        return;
+    case COMMAND_TEST:
+        run_test(n, args);
+        return;
+    case COMMAND_CONFIG_SHOW:
+        run_config_show(n);
+        return;
+    case COMMAND_COUNT:
+    default:
+        UNREACHABLE("a command without a row");
+    }
+}
+
+void command_back(struct connection *n, struct flow_msg *msg)
+{
+    (void)msg;
+    switch (n->wait) {
+    case CONTROL_WAIT_STATUS:
+        answer_status(n);
+        return;
+    case CONTROL_WAIT_QUEUE:
+        answer_queue(n);
+        return;
+    case CONTROL_WAIT_SHOW:
+        answer_show(n);
+        return;
+    case CONTROL_WAIT_EDIT:
+        edit_back(n);
+        return;
+    case CONTROL_WAIT_PROBE:
+        answer_test(n);
+        return;
+    case CONTROL_WAIT_NOTHING:
+    default:
+        UNREACHABLE("an answer that nobody waits for");
+    }
+}
+
+void command_free(struct connection *n)
+{
+    free(n->inspect);
+    n->inspect = NULL;
+    free(n->probe);
+    n->probe = NULL;
+    edit_free(n);
+}

@@ -1,0 +1,93 @@
+/* What the files of daemon/control share; nobody else includes it. */
+#ifndef TASUKI_CONTROL_CONTROL_INTERNAL_H
+#define TASUKI_CONTROL_CONTROL_INTERNAL_H
+
+#include "daemon/base/json.h"
+#include "daemon/control/control.h"
+#include "daemon/stream/stream.h"
+#include "schema/event.h"
+#include "schema/filter.h"
+#include "schema/view.h"
+#include "schema/wire.h"
+
+#include <jansson.h>
+
+#define ANSWER_BYTES_MAX (2u << 20)
+#define EDIT_IDS_MAX     2000000u /* of one command by filter: more than a queue holds */
+#define SCAN_ROWS        10000u   /* read in one transaction */
+
+/* An operator's bulk command under way, batch by batch. */
+struct control_edit {
+    bool dry_run;
+    struct msg_id *ids; /* owned */
+    size_t count, cap;
+    size_t next; /* first of the batch that is away, or to be sent */
+    uint64_t changed;
+    struct buf skipped; /* owned memory: JSON objects, by comma */
+    struct flow_edit flow;
+};
+
+/* What a connection waits for. */
+enum control_wait {
+    CONTROL_WAIT_NOTHING,
+    CONTROL_WAIT_STATUS,
+    CONTROL_WAIT_QUEUE, /* a list, which needs to know what is being sent */
+    CONTROL_WAIT_SHOW,
+    CONTROL_WAIT_EDIT,
+    CONTROL_WAIT_PROBE,
+};
+
+struct connection {
+    struct control *c;
+    struct connection *prev, *next;
+    struct stream stream;
+    bool closing, closed;
+    bool last_words; /* close when the answer is sent */
+    uint32_t uid;
+    enum command_scope scope;
+    struct buf request; /* owned memory: the line so far */
+    struct buf answer;  /* owned memory, while there is one */
+    bool sending;
+    struct json json; /* writes into answer */
+    json_t *asked;    /* owned: the request under way */
+    enum control_wait wait;
+    uint64_t asked_ms;
+    struct flow_inspect *inspect; /* owned; lent to the queue thread */
+    struct flow_probe *probe;     /* owned; lent to a worker */
+    struct control_edit *edit;    /* owned; its flow is lent to the queue thread */
+};
+
+struct control {
+    struct control_config with;
+    int fd;
+    char path[CONFIG_TEXT_BYTES + 16];
+    struct io_op accept;
+    bool accept_open;
+    bool shutting_down;
+    struct connection *connections;
+    uint32_t connection_count;
+};
+
+/* connection.c: answers. begin opens the result object, finish closes it and sends. */
+bool answer_begin(struct connection *n, size_t bytes);
+void answer_finish(struct connection *n);
+void answer_error(struct connection *n, enum wire_error code, const char *message,
+                  const char *hint);
+
+/* commands.c */
+void command_run(struct connection *n, enum command command, json_t *args);
+void command_back(struct connection *n, struct flow_msg *msg);
+void command_free(struct connection *n);
+
+/* edit.c */
+void edit_run(struct connection *n, enum flow_edit_action action, json_t *args);
+void edit_back(struct connection *n);
+void edit_free(struct connection *n);
+/* The one message that begins so. NULL: *out is it; else what is wrong with it, with the code. */
+const char *find_one(struct connection *n, struct slice text, struct msg_id *out,
+                     enum wire_error *out_code);
+
+/* status.c */
+void status_put(struct connection *n, const struct flow_status *status);
+
+#endif

@@ -1,0 +1,192 @@
+/*
+ * The verdict in one sentence, then the facts. What is worst is said first.
+ */
+#include "daemon/control/control_internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <unistd.h>
+
+struct verdict {
+    const char *level; /* "ok", "attention", "trouble" */
+    char sentence[400];
+    const char *hint;
+};
+
+static const char *plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
+static const char *verb_s(uint64_t count)
+{
+    return count == 1 ? "s" : "";
+}
+
+static const struct flow_upstream_status *first_marked(const struct flow_status *status,
+                                                       uint32_t *out_index)
+{
+    for (uint32_t index = 0; index < status->upstream_count; index++) {
+        if (status->upstreams[index].state == FLOW_UPSTREAM_MARKED) {
+            *out_index = index;
+            return &status->upstreams[index];
+        }
+    }
+    return NULL;
+}
+
+static void judge(const struct control *c, const struct flow_status *status, struct verdict *v)
+{
+    uint64_t queued = status->count_by_state[MESSAGE_QUEUED];
+    uint64_t failed = status->count_by_state[MESSAGE_FAILED];
+    uint64_t held = status->count_by_state[MESSAGE_HELD];
+    uint32_t index = 0;
+    const struct flow_upstream_status *marked = first_marked(status, &index);
+    v->hint = "";
+    if (status->store_failed) {
+        v->level = "trouble";
+        snprintf(v->sentence, sizeof v->sentence,
+                 "The queue cannot be written any more: no mail is taken or sent.");
+        v->hint = "Check the disk (dmesg, df), then: systemctl restart tasuki";
+    } else if (marked != NULL) {
+        v->level = queued > 0 ? "trouble" : "attention";
+        snprintf(v->sentence, sizeof v->sentence,
+                 "Mail is not leaving by %s: %s. %" PRIu64 " message%s wait%s; nothing is lost.",
+                 c->with.config->upstreams[index].name, outcome_row(marked->outcome)->sentence,
+                 queued, plural(queued), verb_s(queued));
+        v->hint = outcome_row(marked->outcome)->hint;
+    } else if (!status->accepting) {
+        v->level = "trouble";
+        snprintf(v->sentence, sizeof v->sentence,
+                 "The queue is full: devices are told to try again later.");
+        v->hint = "See what fills it: tasukictl queue; or raise queue-max.";
+    } else if (failed > 0) {
+        v->level = "attention";
+        snprintf(v->sentence, sizeof v->sentence,
+                 "%" PRIu64 " message%s could not be delivered and wait%s for your decision.",
+                 failed, plural(failed), verb_s(failed));
+        v->hint = "tasukictl queue state:failed; then retry or delete.";
+    } else {
+        v->level = "ok";
+        int len =
+            queued == 0
+                ? snprintf(v->sentence, sizeof v->sentence, "All is well: the queue is empty")
+                : snprintf(v->sentence, sizeof v->sentence,
+                           "All is well: %" PRIu64 " message%s on the way", queued, plural(queued));
+        size_t room = sizeof v->sentence - (size_t)len;
+        if (held > 0) {
+            snprintf(v->sentence + len, room, ", %" PRIu64 " held by you.", held);
+        } else {
+            snprintf(v->sentence + len, room, ", nothing waits for you.");
+        }
+    }
+}
+
+static void put_queue(struct json *j, const struct flow_status *status)
+{
+    json_open_object(j, "queue");
+    json_put_u64(j, "queued", status->count_by_state[MESSAGE_QUEUED]);
+    json_put_u64(j, "sending", status->sending);
+    json_put_u64(j, "held", status->count_by_state[MESSAGE_HELD]);
+    json_put_u64(j, "failed", status->count_by_state[MESSAGE_FAILED]);
+    json_put_u64(j, "body_bytes", status->body_bytes);
+    json_put_u64(j, "used_bytes", status->pages_used_bytes);
+    json_put_u64(j, "max_bytes", status->bytes_max);
+    json_put_bool(j, "accepting", status->accepting);
+    json_put_u64(j, "oldest_due_ms", status->oldest_due_ms);
+    json_close_object(j);
+}
+
+static void put_marked(struct json *j, const struct flow_upstream_status *u)
+{
+    const struct outcome_row *row = outcome_row(u->outcome);
+    json_put_str(j, "reason", row->word);
+    json_put_str(j, "sentence", row->sentence);
+    json_put_str(j, "hint", row->hint);
+    json_put_u64(j, "code", u->code);
+    json_put_str(j, "text", u->text);
+    json_put_u64(j, "marked_ms", u->marked_ms);
+    json_put_u64(j, "next_probe_ms", u->next_probe_ms);
+}
+
+static void put_upstream(struct json *j, const struct config_upstream *config,
+                         const struct flow_upstream_status *u)
+{
+    static const char *const states[] = {"untried", "well", "marked"};
+    char host[SMTP_DOMAIN_BYTES_MAX + 20];
+    snprintf(host, sizeof host, config->host.use_mx ? "%s:%u" : "[%s]:%u", config->host.name,
+             config->host.port);
+    json_open_object(j, NULL);
+    json_put_str(j, "name", config->name);
+    json_put_str(j, "host", host);
+    json_put_str(j, "state", states[u->state]);
+    if (u->state == FLOW_UPSTREAM_MARKED) {
+        put_marked(j, u);
+    }
+    json_put_u64(j, "connections", u->connections);
+    json_put_u64(j, "connections_max", config->connections);
+    json_put_u64(j, "busy", u->busy);
+    json_put_u64(j, "delivered", u->delivered);
+    json_put_u64(j, "deferred", u->deferred);
+    json_put_u64(j, "refused", u->refused);
+    json_put_u64(j, "last_delivery_ms", u->last_delivery_ms);
+    json_put_str(j, "peer", u->peer);
+    json_put_str(j, "tls", u->tls);
+    json_put_str(j, "mechanism", u->mechanism);
+    json_close_object(j);
+}
+
+static uint64_t total(const struct control *c, enum metric metric)
+{
+    uint64_t sum = 0;
+    for (size_t index = 0; index < c->with.metrics_count; index++) {
+        sum += metric_get(c->with.metrics[index], metric);
+    }
+    return sum;
+}
+
+static void put_counters(struct json *j, const struct control *c)
+{
+    json_put_u64(j, "clients", total(c, METRIC_CLIENTS));
+    json_open_object(j, "counters");
+    json_put_u64(j, "accepted", total(c, METRIC_ACCEPTED));
+    json_put_u64(j, "delivered", total(c, METRIC_DELIVERED));
+    json_put_u64(j, "deferred", total(c, METRIC_DEFERRED));
+    json_put_u64(j, "refused", total(c, METRIC_FAILED));
+    json_put_u64(j, "rejected", total(c, METRIC_REJECTED));
+    json_close_object(j);
+}
+
+void status_put(struct connection *n, const struct flow_status *status)
+{
+    const struct control *c = n->c;
+    struct json *j = &n->json;
+    struct verdict v;
+    judge(c, status, &v);
+    json_put_u64(j, "now_ms", status->now_ms);
+    json_put_u64(j, "started_ms", c->with.started_ms);
+    json_put_str(j, "version", TASUKI_VERSION);
+    json_put_u64(j, "pid", (uint64_t)getpid());
+    json_open_object(j, "verdict");
+    json_put_str(j, "level", v.level);
+    json_put_str(j, "sentence", v.sentence);
+    json_put_str(j, "hint", v.hint);
+    json_close_object(j);
+    json_open_object(j, "io");
+    json_put_str(j, "backend", c->with.about->backend == IO_BACKEND_URING ? "io_uring" : "epoll");
+    json_put_str(j, "reason", c->with.about->reason);
+    json_put_str(j, "features", c->with.about->features);
+    json_close_object(j);
+    put_queue(j, status);
+    json_open_array(j, "upstreams");
+    for (uint32_t index = 0; index < status->upstream_count; index++) {
+        put_upstream(j, &c->with.config->upstreams[index], &status->upstreams[index]);
+    }
+    json_close_array(j);
+    json_open_array(j, "listeners");
+    for (uint32_t index = 0; index < c->with.config->listen.count; index++) {
+        json_put_str(j, NULL, c->with.config->listen.items[index].text);
+    }
+    json_close_array(j);
+    put_counters(j, c);
+}

@@ -1,0 +1,172 @@
+/*
+ * `tasukictl test`: the same connection code, with every line kept and secrets masked, and perhaps
+ * a small message at the end.
+ *
+ * Every function does nothing when the session is no probe.
+ */
+#include "daemon/base/when.h"
+#include "daemon/delivery/delivery_internal.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#define LINE_BYTES_MAX 300
+
+static void put_line(struct session *s, const char *who, struct slice line, const char *tail)
+{
+    struct buf *to = &s->probe->transcript;
+    size_t before = to->len;
+    buf_put_str(to, who);
+    buf_put(to, slice_head(line, LINE_BYTES_MAX));
+    buf_put_str(to, tail);
+    buf_put_byte(to, '\n');
+    if (to->overflow) {
+        to->len = before; /* the transcript is full: what came first says the most */
+    }
+}
+
+void probe_step(struct session *s, const char *word)
+{
+    if (s->probe != NULL) {
+        snprintf(s->probe->step, sizeof s->probe->step, "%s", word);
+    }
+}
+
+void probe_note(struct session *s, const char *words)
+{
+    if (s->probe == NULL) {
+        return;
+    }
+    bool inside = strncmp(words, "inside", 6) == 0;
+    char line[200];
+    snprintf(line, sizeof line, "%s%s", words,
+             inside ? stream_tls_description(&s->stream) : s->peer);
+    put_line(s, "-- ", slice_from_str(line), "");
+}
+
+void probe_note_received(struct session *s, struct slice bytes)
+{
+    while (s->probe != NULL && bytes.len > 0) {
+        size_t end = slice_find(bytes, '\n');
+        put_line(s, "S: ", slice_trim(slice_head(bytes, end)), "");
+        bytes = slice_tail(bytes, end + 1);
+    }
+    if (s->probe != NULL && s->machine_begun && s->machine.state < SMTP_CLIENT_QUIT) {
+        const char *word = smtp_client_stage_word(smtp_client_stage(&s->machine));
+        if (strcmp(word, "idle") != 0) {
+            probe_step(s, word);
+        }
+    }
+}
+
+void probe_note_sent(struct session *s, struct slice bytes, bool secret)
+{
+    if (s->probe == NULL) {
+        return;
+    }
+    if (secret) {
+        bool first = slice_starts_with(bytes, SLICE("AUTH "));
+        struct slice shown = slice_of(NULL, 0);
+        if (first) {
+            struct slice name = slice_tail(bytes, 5);
+            shown = slice_head(bytes, 5 + slice_find(name, ' '));
+        }
+        put_line(s, "C: ", slice_trim(shown), first ? " ****" : "****");
+        return;
+    }
+    if (s->machine.state == SMTP_CLIENT_CONTENT || s->machine.state == SMTP_CLIENT_END) {
+        char line[64];
+        snprintf(line, sizeof line, "(the message, %zu bytes)", bytes.len);
+        put_line(s, "C: ", slice_from_str(line), "");
+        return;
+    }
+    while (bytes.len > 0) {
+        size_t end = slice_find(bytes, '\n');
+        put_line(s, "C: ", slice_trim(slice_head(bytes, end)), "");
+        bytes = slice_tail(bytes, end + 1);
+    }
+}
+
+static void write_message(struct session *s)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t now_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    struct buf to;
+    buf_init(&to, s->probe_message, sizeof s->probe_message);
+    buf_put_str(&to, "From: <");
+    buf_put_str(&to, s->probe->from);
+    buf_put_str(&to, ">\r\nTo: <");
+    buf_put_str(&to, s->probe->to);
+    buf_put_str(&to, ">\r\nSubject: tasuki test\r\nDate: ");
+    when_put_rfc5322(&to, now_ms);
+    buf_put_str(&to, "\r\nMessage-ID: <tasuki-test.");
+    buf_put_u64(&to, now_ms);
+    buf_put_byte(&to, '@');
+    buf_put(&to, slice_head(slice_from_str(s->d->with.config->hostname), 200));
+    buf_put_str(&to,
+                ">\r\n\r\nThis is a test message from tasuki. It arrived, so the way is open.\r\n");
+    CHECK(!to.overflow);
+    s->probe_message_len = to.len;
+}
+
+void probe_ready(struct session *s)
+{
+    uint64_t now_ms = io_now_ms(s->d->with.io);
+    if (s->probe->to[0] == '\0') {
+        probe_step(s, "done");
+        smtp_client_quit(&s->machine, now_ms);
+        return;
+    }
+    write_message(s);
+    s->now.group[0] = slice_from_str(s->probe->to);
+    s->now.mail = (struct smtp_client_mail){
+        .sender = slice_from_str(s->probe->from),
+        .recipients = s->now.group,
+        .recipient_count = 1,
+        .size = s->probe_message_len,
+    };
+    s->now.chunk_used = 0;
+    probe_step(s, "mail");
+    if (smtp_client_begin_mail(&s->machine, &s->now.mail, now_ms) != SMTP_CLIENT_BEGUN) {
+        session_fail(s, OUTCOME_TOO_LARGE, 0, SLICE("the upstream takes not even a small message"));
+    }
+}
+
+void probe_content(struct session *s)
+{
+    uint64_t now_ms = io_now_ms(s->d->with.io);
+    struct slice rest =
+        slice_tail(slice_of(s->probe_message, s->probe_message_len), s->now.chunk_used);
+    s->now.chunk_used += smtp_client_content(&s->machine, rest, now_ms);
+    if (s->now.chunk_used == s->probe_message_len) {
+        (void)!smtp_client_content_end(&s->machine,
+                                       now_ms); /* no room: the next pump comes back here */
+    }
+}
+
+static void keep_reply(struct session *s, enum outcome outcome, const struct smtp_reply *reply)
+{
+    struct slice text = smtp_reply_first_line(reply);
+    s->probe->outcome = outcome;
+    s->probe->code = reply->code;
+    snprintf(s->probe->text, sizeof s->probe->text, "%.*s",
+             (int)(text.len < sizeof s->probe->text ? text.len : sizeof s->probe->text - 1),
+             text.len == 0 ? "" : (const char *)text.data);
+}
+
+void probe_recipient(struct session *s, const struct smtp_client_event *event)
+{
+    keep_reply(s, classify_event(event), &event->reply);
+}
+
+void probe_done(struct session *s, const struct smtp_client_event *event)
+{
+    if (event->accepted_count > 0) {
+        keep_reply(s, classify_event(event), &event->reply);
+    }
+    if (s->probe->outcome == OUTCOME_DELIVERED) {
+        probe_step(s, "done");
+    }
+    smtp_client_quit(&s->machine, io_now_ms(s->d->with.io));
+}

@@ -1,0 +1,678 @@
+/*
+ * One connection to an upstream, from the look-up of its name to its end.
+ *
+ * Invariants: whatever is away (look-up, login) comes back before the session is freed; every job
+ * is given back before DOWN is told; nothing is sent in the clear that the configuration wants
+ * inside TLS (the machine sees to STARTTLS, SECURING to the rest).
+ */
+#include "daemon/base/num.h"
+#include "daemon/delivery/delivery_internal.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define QUIT_MS_MAX 5000
+
+static void on_stream(struct stream *stream, enum stream_event event);
+static void on_timer(struct io_op *op);
+static void end_when_done(struct session *s);
+
+static uint64_t now_ms(const struct session *s)
+{
+    return io_now_ms(s->d->with.io);
+}
+
+struct session *session_new(struct delivery *d, uint16_t upstream)
+{
+    struct session *s = calloc(1, sizeof *s);
+    if (s == NULL) {
+        return NULL;
+    }
+    s->d = d;
+    s->upstream = upstream;
+    s->up = &d->with.config->upstreams[upstream];
+    s->timer.fn = on_timer;
+    s->step_deadline_ms = UINT64_MAX;
+    s->next = d->sessions;
+    if (s->next != NULL) {
+        s->next->prev = s;
+    }
+    d->sessions = s;
+    return s;
+}
+
+static void session_free(struct session *s)
+{
+    if (io_pending(&s->timer)) {
+        io_cancel(s->d->with.io, &s->timer);
+    }
+    if (s->prev != NULL) {
+        s->prev->next = s->next;
+    } else {
+        s->d->sessions = s->next;
+    }
+    if (s->next != NULL) {
+        s->next->prev = s->prev;
+    }
+    job_free(&s->now);
+    explicit_bzero(&s->auth, sizeof s->auth);
+    explicit_bzero(s->output_memory, sizeof s->output_memory); /* AUTH lines were in it */
+    free(s);
+}
+
+/* ---- time ---- */
+
+static uint64_t deadline_of(const struct session *s)
+{
+    uint64_t deadline_ms = s->step_deadline_ms;
+    if (s->state == SESSION_TALKING) {
+        deadline_ms = u64_min(deadline_ms, smtp_client_deadline_ms(&s->machine));
+        if (s->machine.state == SMTP_CLIENT_READY && s->now.job == NULL) {
+            deadline_ms = u64_min(deadline_ms, s->idle_since_ms + s->up->idle_ms_max);
+        }
+    }
+    return deadline_ms;
+}
+
+static void arm_timer(struct session *s)
+{
+    uint64_t deadline_ms = deadline_of(s);
+    if (deadline_ms != UINT64_MAX && (!io_pending(&s->timer) || deadline_ms < s->timer_ms)) {
+        s->timer_ms = deadline_ms;
+        io_timer(s->d->with.io, &s->timer, deadline_ms);
+    }
+}
+
+static void on_timer(struct io_op *op)
+{
+    struct session *s = IO_OWNER(op, struct session, timer);
+    if (s->state >= SESSION_CLOSING) {
+        return;
+    }
+    if (now_ms(s) < deadline_of(s)) {
+        arm_timer(s);
+        return;
+    }
+    switch (s->state) {
+    case SESSION_CONNECTING:
+        s->outcome = OUTCOME_CONNECT_TIMEOUT;
+        s->state = SESSION_RETRYING;
+        s->step_deadline_ms = UINT64_MAX;
+        stream_close(&s->stream, false);
+        return;
+    case SESSION_SECURING:
+        session_fail(s, OUTCOME_TIMED_OUT, 0, SLICE("no answer in the TLS handshake"));
+        return;
+    case SESSION_TALKING:
+        if (now_ms(s) >= s->step_deadline_ms) {
+            session_fail(s, OUTCOME_TIMED_OUT, 0, SLICE("no answer in the TLS handshake"));
+        } else if (now_ms(s) >= smtp_client_deadline_ms(&s->machine)) {
+            smtp_client_expire(&s->machine, now_ms(s));
+            session_pump(s);
+        } else {
+            session_quit(s); /* idle for long enough */
+        }
+        return;
+    case SESSION_LOOKUP:
+    case SESSION_RETRYING:
+    case SESSION_CLOSING:
+    case SESSION_CLOSED:
+    default:
+        return;
+    }
+}
+
+/* ---- the end ---- */
+
+void session_fail(struct session *s, enum outcome outcome, uint16_t code, struct slice text)
+{
+    if (s->state >= SESSION_CLOSING) {
+        return;
+    }
+    s->outcome = outcome;
+    s->code = code;
+    snprintf(s->text, sizeof s->text, "%.*s", (int)size_min(text.len, sizeof s->text - 1),
+             text.len == 0 ? "" : (const char *)text.data);
+    bool has_stream = s->state >= SESSION_CONNECTING && s->state != SESSION_RETRYING;
+    bool stream_closing = s->state == SESSION_RETRYING;
+    s->state = has_stream || stream_closing ? SESSION_CLOSING : SESSION_CLOSED;
+    s->quitting = true;
+    if (has_stream) {
+        stream_close(&s->stream, true);
+    } else if (!stream_closing) {
+        end_when_done(s);
+    }
+}
+
+static void tell_link_down(struct session *s)
+{
+    struct flow_link *link = s->link;
+    if (s->up_told) {
+        metric_add(s->d->with.metrics, METRIC_UPSTREAM_CONNECTIONS, (uint64_t)-1);
+    }
+    metric_add(s->d->with.metrics, METRIC_UPSTREAM_FAILURES, s->outcome != OUTCOME_NONE ? 1 : 0);
+    struct log_line line;
+    event_begin(&line, s->d->with.log, EVENT_UPSTREAM_DOWN);
+    log_put_word(&line, "upstream", s->up->name);
+    log_put_word(&line, "reason", outcome_row(s->outcome)->word);
+    log_put_text(&line, "text", slice_from_str(s->text));
+    log_end(&line);
+    link->session = NULL;
+    link->down_outcome = s->outcome;
+    link->down_code = s->code;
+    snprintf(link->down_text, sizeof link->down_text, "%s", s->text);
+    link->down.kind = FLOW_LINK_DOWN;
+    mailbox_send(s->d->with.queue, &link->down);
+}
+
+static void tell_probe_end(struct session *s)
+{
+    struct flow_probe *p = s->probe;
+    if (s->outcome != OUTCOME_NONE) {
+        p->outcome = s->outcome;
+        p->code = s->code;
+        snprintf(p->text, sizeof p->text, "%s", s->text);
+    }
+    mailbox_send(p->msg.reply_to, &p->msg);
+}
+
+/* CLOSED: once nothing is away any more, the end is told and the session is gone. */
+static void end_when_done(struct session *s)
+{
+    if (s->state != SESSION_CLOSED || s->lookup_away || login_end(s)) {
+        return;
+    }
+    jobs_return_waiting(s);
+    CHECK(s->now.job == NULL);
+    if (s->link != NULL) {
+        tell_link_down(s);
+    } else {
+        tell_probe_end(s);
+    }
+    session_free(s);
+}
+
+void session_abort(struct session *s)
+{
+    if (s->state == SESSION_TALKING && s->machine.state != SMTP_CLIENT_CLOSED) {
+        smtp_client_stream_ended(&s->machine);
+        session_pump(s);
+    }
+    session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0));
+}
+
+void session_quit(struct session *s)
+{
+    s->quitting = true;
+    jobs_return_waiting(s);
+    if (s->state != SESSION_TALKING) {
+        session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0));
+    } else {
+        session_pump(s);
+    }
+}
+
+/* ---- connecting ---- */
+
+static void connect_next(struct session *s);
+
+void session_begin(struct session *s)
+{
+    struct flow_lookup *lookup = &s->lookup;
+    snprintf(lookup->host, sizeof lookup->host, "%s", s->up->host.name);
+    lookup->port = s->up->host.port;
+    lookup->use_mx = s->up->host.use_mx;
+    lookup->deadline_ms = now_ms(s) + s->up->connect_ms_max;
+    lookup->msg.kind = FLOW_LOOKUP;
+    lookup->msg.reply_to = s->d->with.self;
+    s->opened_ms = now_ms(s);
+    s->state = SESSION_LOOKUP;
+    s->lookup_away = true;
+    probe_step(s, "lookup");
+    mailbox_send(s->d->with.resolver, &lookup->msg);
+}
+
+void delivery_lookup_back(struct flow_lookup *lookup)
+{
+    struct session *s =
+        (struct session *)(void *)((char *)lookup - offsetof(struct session, lookup));
+    s->lookup_away = false;
+    if (s->state == SESSION_CLOSED) {
+        end_when_done(s);
+        return;
+    }
+    CHECK(s->state == SESSION_LOOKUP);
+    if (lookup->outcome != OUTCOME_DELIVERED) {
+        session_fail(s, lookup->outcome, 0, slice_from_str(lookup->text));
+        return;
+    }
+    connect_next(s);
+}
+
+static enum outcome outcome_of_connect(enum err err)
+{
+    switch (err) {
+    case ERR_REFUSED:
+    case ERR_RESET:
+        return OUTCOME_CONNECTION_REFUSED;
+    case ERR_TIMEOUT:
+        return OUTCOME_CONNECT_TIMEOUT;
+    case ERR_UNREACHABLE:
+        return OUTCOME_UNREACHABLE;
+    case ERR_OK:
+    case ERR_NO_MEMORY:
+    case ERR_FULL:
+    case ERR_LIMIT:
+    case ERR_IO:
+    case ERR_IN_DOUBT:
+    case ERR_DAMAGED:
+    case ERR_VERSION:
+    case ERR_NOT_FOUND:
+    case ERR_EXISTS:
+    case ERR_BUSY:
+    case ERR_PERMISSION:
+    case ERR_SYNTAX:
+    case ERR_UNSUPPORTED:
+    case ERR_CLOSED:
+    case ERR_CANCELLED:
+    case ERR_COUNT:
+    default:
+        return OUTCOME_UNREACHABLE;
+    }
+}
+
+static void describe_peer(struct session *s, const struct flow_address *address)
+{
+    char text[INET6_ADDRSTRLEN] = "?";
+    const struct sockaddr *any = (const struct sockaddr *)(const void *)&address->address;
+    if (any->sa_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)any;
+        inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
+        snprintf(s->peer, sizeof s->peer, "%s:%u", text, ntohs(v4->sin_port));
+    } else {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)any;
+        inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
+        snprintf(s->peer, sizeof s->peer, "[%s]:%u", text, ntohs(v6->sin6_port));
+    }
+}
+
+static void connect_next(struct session *s)
+{
+    s->state = SESSION_LOOKUP; /* no stream */
+    while (s->address_at < s->lookup.count) {
+        const struct flow_address *address = &s->lookup.addresses[s->address_at];
+        describe_peer(s, address);
+        probe_step(s, "connect");
+        probe_note(s, "connecting to ");
+        stream_init(&s->stream, s->d->with.io, on_stream);
+        enum err err = stream_connect(
+            &s->stream, (const struct sockaddr *)(const void *)&address->address, address->len);
+        if (err == ERR_OK) {
+            s->state = SESSION_CONNECTING;
+            s->step_deadline_ms = now_ms(s) + s->up->connect_ms_max;
+            arm_timer(s);
+            return;
+        }
+        s->outcome = outcome_of_connect(err);
+        snprintf(s->text, sizeof s->text, "%s: %s", s->peer, err_text(err));
+        s->address_at++;
+    }
+    char words[sizeof s->text];
+    snprintf(words, sizeof words, "%s", s->text);
+    session_fail(s, s->outcome, 0, slice_from_str(words));
+}
+
+/* The name that the certificate must carry: that of the host which the address belongs to. */
+static const char *certificate_name(const struct session *s)
+{
+    return s->lookup.names[s->address_at];
+}
+
+static void secure(struct session *s)
+{
+    s->step_deadline_ms = now_ms(s) + s->up->connect_ms_max;
+    probe_step(s, "tls");
+    if (stream_secure(&s->stream, s->d->with.policies[s->upstream], certificate_name(s)) !=
+        ERR_OK) {
+        session_fail(s, OUTCOME_TLS_FAILED, 0, SLICE("out of memory"));
+        return;
+    }
+    arm_timer(s);
+}
+
+static uint32_t bounded_ms(uint64_t ms)
+{
+    return u32_from(u64_min(ms, UINT32_MAX));
+}
+
+static void begin_machine(struct session *s, enum smtp_client_tls tls)
+{
+    s->machine_config = (struct smtp_client_config){
+        .hello_name = s->d->with.config->hostname,
+        .tls = tls,
+        .pipelining = s->up->pipelining == CONFIG_PIPELINE_OFF ? SMTP_CLIENT_PIPELINING_OFF
+                                                               : SMTP_CLIENT_PIPELINING_SAFE,
+        .auth = s->up->user[0] != '\0',
+        .greeting_ms_max = bounded_ms(s->up->reply_ms_max),
+        .command_ms_max = bounded_ms(s->up->reply_ms_max),
+        .data_ms_max = bounded_ms(s->up->reply_ms_max),
+        .block_ms_max = bounded_ms(s->up->reply_ms_max),
+        .end_ms_max = bounded_ms(s->up->reply_ms_max * 2),
+        .quit_ms_max = QUIT_MS_MAX,
+    };
+    smtp_client_init(&s->machine, &s->machine_config, s->output_memory, now_ms(s));
+    s->machine_begun = true;
+    s->state = SESSION_TALKING;
+    s->step_deadline_ms = UINT64_MAX;
+    s->idle_since_ms = now_ms(s);
+    session_pump(s);
+}
+
+static void connected(struct session *s)
+{
+    if (s->up->host.implicit_tls) {
+        s->state = SESSION_SECURING;
+        secure(s);
+    } else {
+        begin_machine(s, s->up->tls == CONFIG_TLS_OFF ? SMTP_CLIENT_TLS_NONE
+                                                      : SMTP_CLIENT_TLS_STARTTLS);
+    }
+}
+
+static void secured(struct session *s)
+{
+    s->step_deadline_ms = UINT64_MAX;
+    probe_note(s, "inside TLS: ");
+    if (s->state == SESSION_SECURING) {
+        begin_machine(s, SMTP_CLIENT_TLS_ALREADY);
+    } else {
+        smtp_client_tls_started(&s->machine, now_ms(s));
+        session_pump(s);
+    }
+}
+
+/* ---- talking ---- */
+
+static void tell_up(struct session *s)
+{
+    struct flow_link *link = s->link;
+    s->up_told = true;
+    metric_add(s->d->with.metrics, METRIC_UPSTREAM_CONNECTS, 1);
+    metric_add(s->d->with.metrics, METRIC_UPSTREAM_CONNECTIONS, 1);
+    link->window = DELIVERY_WINDOW;
+    link->size_max = s->machine.size_max;
+    snprintf(link->peer, sizeof link->peer, "%s", s->peer);
+    snprintf(link->tls, sizeof link->tls, "%.63s", stream_tls_description(&s->stream));
+    snprintf(link->mechanism, sizeof link->mechanism, "%s", s->mechanism);
+    struct log_line line;
+    event_begin(&line, s->d->with.log, EVENT_UPSTREAM_UP);
+    log_put_word(&line, "upstream", s->up->name);
+    log_put_word(&line, "peer", link->peer);
+    log_put_text(&line, "tls", slice_from_str(link->tls));
+    log_put_text(&line, "mechanism", slice_from_str(link->mechanism));
+    log_end(&line);
+    link->up.kind = FLOW_LINK_UP;
+    mailbox_send(s->d->with.queue, &link->up);
+}
+
+static void ready(struct session *s)
+{
+    s->idle_since_ms = now_ms(s);
+    if (s->probe != NULL) {
+        snprintf(s->probe->peer, sizeof s->probe->peer, "%s", s->peer);
+        snprintf(s->probe->tls, sizeof s->probe->tls, "%.63s", stream_tls_description(&s->stream));
+        snprintf(s->probe->mechanism, sizeof s->probe->mechanism, "%s", s->mechanism);
+        probe_ready(s);
+    } else {
+        tell_up(s);
+    }
+}
+
+static void machine_failed(struct session *s, const struct smtp_client_event *event)
+{
+    enum outcome outcome = classify_event(event);
+    struct slice text = smtp_reply_first_line(&event->reply);
+    if (event->failure != SMTP_CLIENT_FAILURE_REPLY && event->detail != NULL) {
+        text = slice_from_str(event->detail);
+    }
+    if (s->now.job != NULL) {
+        job_failed(s, event);
+    }
+    if (event->stage == SMTP_CLIENT_STAGE_IDLE || event->stage == SMTP_CLIENT_STAGE_QUIT) {
+        outcome = OUTCOME_NONE; /* servers close what is idle */
+    }
+    if (outcome == OUTCOME_IN_DOUBT) {
+        outcome =
+            OUTCOME_CONNECTION_LOST; /* that is the message's word; this is the connection's */
+    }
+    session_fail(s, outcome, event->reply.code, text);
+}
+
+static void handle(struct session *s, const struct smtp_client_event *event)
+{
+    switch (event->type) {
+    case SMTP_CLIENT_EVENT_STARTTLS:
+        secure(s);
+        return;
+    case SMTP_CLIENT_EVENT_AUTH:
+        probe_step(s, "login");
+        login_begin(s, event->mechanisms);
+        return;
+    case SMTP_CLIENT_EVENT_AUTH_CHALLENGE:
+        login_challenge(s, event->challenge);
+        return;
+    case SMTP_CLIENT_EVENT_AUTH_RESULT:
+        login_result(s, &event->reply);
+        return;
+    case SMTP_CLIENT_EVENT_READY:
+        ready(s);
+        return;
+    case SMTP_CLIENT_EVENT_RECIPIENT:
+        if (s->probe != NULL) {
+            probe_recipient(s, event);
+        } else {
+            job_recipient(s, event);
+        }
+        return;
+    case SMTP_CLIENT_EVENT_CONTENT:
+        return; /* brought by the pump */
+    case SMTP_CLIENT_EVENT_DONE:
+        s->idle_since_ms = now_ms(s);
+        if (s->probe != NULL) {
+            probe_done(s, event);
+        } else {
+            job_done(s, event);
+        }
+        return;
+    case SMTP_CLIENT_EVENT_FAILED:
+        machine_failed(s, event);
+        return;
+    case SMTP_CLIENT_EVENT_CLOSE:
+    default:
+        session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0));
+    }
+}
+
+static bool pull_events(struct session *s)
+{
+    struct smtp_client_event event;
+    while (s->state == SESSION_TALKING && smtp_client_next(&s->machine, &event)) {
+        handle(s, &event);
+    }
+    return s->state == SESSION_TALKING;
+}
+
+/* What to do with a connection that is READY and has no message in hand. */
+static void use_ready(struct session *s)
+{
+    if (s->machine.state != SMTP_CLIENT_READY || s->now.job != NULL || s->probe != NULL) {
+        return;
+    }
+    bool old = now_ms(s) - s->opened_ms > s->up->age_ms_max;
+    bool idle = now_ms(s) - s->idle_since_ms >= s->up->idle_ms_max;
+    if (s->waiting_first != NULL && !s->quitting) {
+        job_next(s);
+    } else if (s->quitting || (s->up_told && (old || idle))) {
+        s->quitting = true;
+        smtp_client_quit(&s->machine, now_ms(s));
+    }
+}
+
+void session_pump(struct session *s)
+{
+    if (s->state != SESSION_TALKING || !pull_events(s)) {
+        return;
+    }
+    use_ready(s);
+    if (s->state != SESSION_TALKING) {
+        return;
+    }
+    if (s->quitting && s->now.job == NULL && s->probe == NULL &&
+        s->machine.state < SMTP_CLIENT_READY) {
+        session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0)); /* stopped while still getting in */
+        return;
+    }
+    if (s->machine.state == SMTP_CLIENT_CONTENT) {
+        if (s->probe != NULL) {
+            probe_content(s);
+        } else {
+            job_content(s);
+        }
+        if (s->state != SESSION_TALKING) {
+            return;
+        }
+    }
+    struct slice out = smtp_client_output(&s->machine);
+    if (out.len > 0 && stream_writable(&s->stream)) {
+        s->sending_len = out.len;
+        metric_add(s->d->with.metrics, METRIC_SENT_BYTES, out.len);
+        probe_note_sent(s, out, smtp_client_output_is_secret(&s->machine));
+        stream_write(&s->stream, out);
+    }
+    stream_read(&s->stream);
+    arm_timer(s);
+}
+
+static void data_came(struct session *s)
+{
+    if (s->state != SESSION_TALKING) {
+        s->stream.used = s->stream.data.len;
+        return;
+    }
+    struct slice in = s->stream.data;
+    while (in.len > 0 && s->state == SESSION_TALKING) {
+        size_t used = smtp_client_feed(&s->machine, in, now_ms(s));
+        probe_note_received(s, slice_head(in, used));
+        in = slice_tail(in, used);
+        if (!pull_events(s) || used == 0) {
+            break;
+        }
+    }
+    s->stream.used = s->stream.data.len - in.len;
+    session_pump(s);
+}
+
+static enum outcome outcome_of_tls(enum tls_failure failure)
+{
+    switch (failure) {
+    case TLS_FAILURE_UNTRUSTED:
+    case TLS_FAILURE_FINGERPRINT:
+        return OUTCOME_TLS_UNTRUSTED;
+    case TLS_FAILURE_WRONG_NAME:
+        return OUTCOME_TLS_WRONG_NAME;
+    case TLS_FAILURE_EXPIRED:
+        return OUTCOME_TLS_EXPIRED;
+    case TLS_FAILURE_NONE:
+    case TLS_FAILURE_HANDSHAKE:
+    case TLS_FAILURE_TRUNCATED:
+    case TLS_FAILURE_MEMORY:
+    default:
+        return OUTCOME_TLS_FAILED;
+    }
+}
+
+static void stream_ended(struct session *s)
+{
+    struct stream *stream = &s->stream;
+    switch (s->state) {
+    case SESSION_CONNECTING:
+        s->outcome = outcome_of_connect(stream->err);
+        snprintf(s->text, sizeof s->text, "%s: %s", s->peer, err_text(stream->err));
+        s->state = SESSION_RETRYING;
+        s->step_deadline_ms = UINT64_MAX;
+        stream_close(stream, false);
+        return;
+    case SESSION_SECURING:
+    case SESSION_TALKING:
+        if (s->state == SESSION_SECURING || s->machine.state == SMTP_CLIENT_TLS) {
+            session_fail(s, outcome_of_tls(stream->tls_failure), 0,
+                         slice_from_str(stream->problem[0] != '\0' ? stream->problem
+                                                                   : err_text(stream->err)));
+            return;
+        }
+        smtp_client_stream_ended(&s->machine);
+        session_pump(s);
+        return;
+    case SESSION_LOOKUP:
+    case SESSION_RETRYING:
+    case SESSION_CLOSING:
+    case SESSION_CLOSED:
+    default:
+        return;
+    }
+}
+
+static void stream_closed(struct session *s)
+{
+    if (s->state == SESSION_RETRYING) {
+        s->address_at++;
+        connect_next(s);
+    } else {
+        s->state = SESSION_CLOSED;
+        end_when_done(s);
+    }
+}
+
+static void on_stream(struct stream *stream, enum stream_event event)
+{
+    struct session *s = IO_OWNER(stream, struct session, stream);
+    switch (event) {
+    case STREAM_EVENT_CONNECTED:
+        connected(s);
+        return;
+    case STREAM_EVENT_DATA:
+        data_came(s);
+        return;
+    case STREAM_EVENT_SENT:
+        if (s->state == SESSION_TALKING) {
+            smtp_client_output_done(&s->machine, s->sending_len, now_ms(s));
+            session_pump(s);
+        }
+        return;
+    case STREAM_EVENT_SECURE:
+        secured(s);
+        return;
+    case STREAM_EVENT_ENDED:
+        stream_ended(s);
+        return;
+    case STREAM_EVENT_CLOSED:
+    default:
+        stream_closed(s);
+    }
+}
+
+void delivery_auth_back(struct flow_auth *auth)
+{
+    struct session *s = (struct session *)(void *)((char *)auth - offsetof(struct session, auth));
+    s->auth_away = false;
+    if (s->state == SESSION_CLOSED) {
+        end_when_done(s);
+        return;
+    }
+    if (s->state == SESSION_TALKING) {
+        login_back(s);
+        session_pump(s);
+    }
+}

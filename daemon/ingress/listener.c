@@ -1,0 +1,131 @@
+/*
+ * Listening sockets, limits on connections, and the worker's stock of pieces.
+ */
+#include "daemon/base/num.h"
+#include "daemon/ingress/ingress_internal.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#define ERRORS_MAX 20 /* bad commands of one client before 421 */
+
+static void accepted(struct io_op *op)
+{
+    struct listener *l = IO_OWNER(op, struct listener, accept);
+    struct ingress *in = l->in;
+    if (op->result >= 0) {
+        if (in->shutting_down) {
+            close(op->result);
+        } else {
+            client_start(in, op->result);
+        }
+    }
+    if (!op->more) {
+        in->listeners_open--;
+    }
+}
+
+enum err ingress_new(struct ingress **out, const struct ingress_config *config)
+{
+    struct ingress *in = calloc(1, sizeof *in);
+    if (in == NULL) {
+        return ERR_NO_MEMORY;
+    }
+    in->with = *config;
+    in->limits = (struct smtp_server_limits){
+        .hostname = config->config->hostname,
+        .software = "tasuki",
+        .size_max = config->config->max_size,
+        .recipients_max = SMTP_RECIPIENTS_MAX,
+        .command_bytes_max = SMTP_COMMAND_BYTES_MAX,
+        .errors_max = ERRORS_MAX,
+        .received_max = SMTP_RECEIVED_MAX,
+        .idle_ms_max = u32_from(u64_min(config->config->idle_ms_max, UINT32_MAX)),
+        .data_ms_max = u32_from(u64_min(config->config->idle_ms_max, UINT32_MAX)),
+        .rate_bytes_min = 500,
+        .pipelining = true,
+    };
+    for (uint32_t index = 0; index < config->listen_count; index++) {
+        struct listener *l = &in->listeners[index];
+        l->in = in;
+        l->accept.fn = accepted;
+        in->listeners_open++;
+        io_accept(config->io, &l->accept, config->listen_fds[index]);
+    }
+    *out = in;
+    return ERR_OK;
+}
+
+void ingress_shutdown(struct ingress *in)
+{
+    in->shutting_down = true;
+    for (uint32_t index = 0; index < in->with.listen_count; index++) {
+        io_cancel(in->with.io, &in->listeners[index].accept);
+    }
+    for (struct client *s = in->sessions; s != NULL;) {
+        struct client *next = client_next(s);
+        client_shutdown(s);
+        s = next;
+    }
+}
+
+void ingress_abort(struct ingress *in)
+{
+    for (struct client *s = in->sessions; s != NULL;) {
+        struct client *next = client_next(s);
+        client_abort(s);
+        s = next;
+    }
+}
+
+bool ingress_is_empty(const struct ingress *in)
+{
+    return in->listeners_open == 0 && in->session_count == 0;
+}
+
+void ingress_free(struct ingress **in)
+{
+    if (*in == NULL) {
+        return;
+    }
+    CHECK(ingress_is_empty(*in));
+    while ((*in)->free_pieces != NULL) {
+        struct piece *piece = (*in)->free_pieces;
+        (*in)->free_pieces = piece->next;
+        free(piece);
+    }
+    free(*in);
+    *in = NULL;
+}
+
+struct piece *piece_get(struct ingress *in)
+{
+    struct piece *piece = in->free_pieces;
+    if (piece != NULL) {
+        in->free_pieces = piece->next;
+        in->free_piece_count--;
+    } else {
+        piece = malloc(sizeof *piece + in->with.piece_bytes);
+    }
+    if (piece != NULL) {
+        piece->next = NULL;
+        piece->len = 0;
+    }
+    return piece;
+}
+
+void piece_put(struct ingress *in, struct piece **piece)
+{
+    struct piece *p = *piece;
+    *piece = NULL;
+    if (p == NULL) {
+        return;
+    }
+    if (in->free_piece_count >= PIECES_KEPT_MAX) {
+        free(p);
+        return;
+    }
+    p->next = in->free_pieces;
+    in->free_pieces = p;
+    in->free_piece_count++;
+}

@@ -1,0 +1,179 @@
+#include "daemon/logger.h"
+
+#include "daemon/base/when.h"
+#include "schema/event.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RING_BYTES  (256u << 10)
+#define STOP_MS_MAX 1000
+
+struct logger {
+    struct log log;
+    pthread_t thread;
+    pthread_mutex_t lock; /* all below */
+    pthread_cond_t filled;
+    bool with_time;
+    bool stopping;
+    uint64_t dropped; /* lines since the last that fitted */
+    size_t len;       /* of the half that is being filled */
+    uint8_t *filling;
+    uint8_t *emptying; /* the thread's alone */
+};
+
+static uint64_t wall_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Under the lock. */
+static void append(struct logger *l, struct slice line)
+{
+    struct buf to;
+    buf_init(&to, l->filling + l->len, RING_BYTES - l->len);
+    if (l->with_time) {
+        buf_put_str(&to, "time=");
+        when_put_rfc3339(&to, wall_ms());
+        buf_put_byte(&to, ' ');
+    }
+    buf_put(&to, line);
+    buf_put_byte(&to, '\n');
+    if (to.overflow) {
+        l->dropped++;
+    } else {
+        l->len += to.len;
+    }
+}
+
+static void append_dropped(struct logger *l)
+{
+    uint8_t memory[100];
+    struct buf line;
+    buf_init(&line, memory, sizeof memory);
+    buf_put_str(&line, "level=warning event=log-dropped lines=");
+    buf_put_u64(&line, l->dropped);
+    l->dropped = 0;
+    append(l, buf_slice(&line));
+}
+
+static void write_line(void *ctx, enum log_level level, struct slice line)
+{
+    struct logger *l = ctx;
+    (void)level;
+    pthread_mutex_lock(&l->lock);
+    bool was_empty = l->len == 0;
+    if (l->dropped > 0 && RING_BYTES - l->len > LOG_LINE_BYTES_MAX * 2) {
+        append_dropped(l);
+    }
+    append(l, line);
+    pthread_mutex_unlock(&l->lock);
+    if (was_empty) {
+        pthread_cond_signal(&l->filled);
+    }
+}
+
+/* All of it, however long the reader takes; when stopping, for a second at most. */
+static void write_out(struct logger *l, struct slice bytes)
+{
+    uint64_t give_up_ms = 0;
+    while (bytes.len > 0) {
+        ssize_t done = write(STDERR_FILENO, bytes.data, bytes.len);
+        if (done > 0) {
+            bytes = slice_tail(bytes, (size_t)done);
+            continue;
+        }
+        if (done < 0 && errno != EINTR && errno != EAGAIN) {
+            return; /* nobody will ever read it */
+        }
+        pthread_mutex_lock(&l->lock);
+        bool stopping = l->stopping;
+        pthread_mutex_unlock(&l->lock);
+        if (stopping && give_up_ms == 0) {
+            give_up_ms = wall_ms() + STOP_MS_MAX;
+        }
+        if (stopping && wall_ms() >= give_up_ms) {
+            return;
+        }
+        struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+        (void)poll(&out, 1, 100);
+    }
+}
+
+static void *run(void *arg)
+{
+    struct logger *l = arg;
+    pthread_mutex_lock(&l->lock);
+    while (!l->stopping || l->len > 0) {
+        if (l->len == 0) {
+            pthread_cond_wait(&l->filled, &l->lock);
+            continue;
+        }
+        size_t len = l->len;
+        uint8_t *full = l->filling;
+        l->filling = l->emptying;
+        l->emptying = full;
+        l->len = 0;
+        pthread_mutex_unlock(&l->lock);
+        write_out(l, slice_of(full, len));
+        pthread_mutex_lock(&l->lock);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+static void destroy(struct logger *l)
+{
+    pthread_mutex_destroy(&l->lock);
+    pthread_cond_destroy(&l->filled);
+    free(l->filling);
+    free(l->emptying);
+    free(l);
+}
+
+enum err logger_start(struct logger **out, enum log_level level, bool with_time)
+{
+    struct logger *l = calloc(1, sizeof *l);
+    if (l == NULL) {
+        return ERR_NO_MEMORY;
+    }
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->filled, NULL);
+    l->log = (struct log){.write = write_line, .ctx = l, .level = level};
+    l->with_time = with_time;
+    l->filling = malloc(RING_BYTES);
+    l->emptying = malloc(RING_BYTES);
+    if (l->filling == NULL || l->emptying == NULL ||
+        pthread_create(&l->thread, NULL, run, l) != 0) {
+        destroy(l);
+        return ERR_NO_MEMORY;
+    }
+    *out = l;
+    return ERR_OK;
+}
+
+const struct log *logger_log(const struct logger *logger)
+{
+    return &logger->log;
+}
+
+void logger_stop(struct logger **logger)
+{
+    struct logger *l = *logger;
+    if (l == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&l->lock);
+    l->stopping = true;
+    pthread_mutex_unlock(&l->lock);
+    pthread_cond_signal(&l->filled);
+    pthread_join(l->thread, NULL);
+    destroy(l);
+    *logger = NULL;
+}

@@ -1,0 +1,663 @@
+/*
+ * tasukid: start, signals, stop. The one place that knows every stage, and wires them.
+ *
+ * Order of starting: configuration, logger, libraries, store, sockets, helpers, workers' loops,
+ * queue thread, workers, control. Stopping is the same way back; nothing is answered 250 that is
+ * not committed, and what is under way has GRACE_MS to end.
+ */
+#include "daemon/config/config.h"
+#include "daemon/control/control.h"
+#include "daemon/helper.h"
+#include "daemon/logger.h"
+#include "daemon/queue/queue.h"
+#include "daemon/sasl/sasl_login.h"
+#include "daemon/worker.h"
+#include "schema/event.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#define GRACE_MS       10000
+#define ABORT_MS       3000
+#define DEFAULT_CONFIG "/etc/tasuki/tasuki.conf"
+
+/* Each value says what is true in it. */
+enum main_state {
+    MAIN_RUNNING,
+    MAIN_DRAINING, /* workers were asked to stop */
+    MAIN_ABORTING, /* their grace is over */
+    MAIN_CLOSING,  /* they are done; control connections are being closed */
+};
+
+struct program {
+    struct config *config;
+    struct logger *logger;
+    struct store *store;
+    struct store_report report;
+    struct store_reader *store_reader;
+    struct flow_reader reader;
+    struct helper resolver, authenticator;
+    struct worker_shared shared;
+    struct worker workers[WORKERS_MAX];
+    struct mailbox *boxes[WORKERS_MAX]; /* of the workers, for the queue thread */
+    uint32_t worker_count, drained_count;
+    struct queue *queue;
+    pthread_t queue_thread;
+    bool queue_running;
+    struct metrics queue_metrics;
+    const struct metrics *metrics[WORKERS_MAX + 1];
+    struct control *control;
+    struct io *io;
+    struct io_op wake, signal_wake, grace;
+    struct mailbox mailbox;
+    enum main_state state;
+};
+
+/* Written by the handler only: which signal, and the bell that wakes the loop. */
+static volatile sig_atomic_t signal_caught;
+static volatile sig_atomic_t signal_bell_fd = -1;
+
+static void on_signal(int number)
+{
+    signal_caught = number;
+    io_wake_ring(signal_bell_fd);
+}
+
+static void on_sigbus(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    if (!store_fault_explain(info->si_addr, STDERR_FILENO)) {
+        static const char words[] = "level=error event=store-failed problem=\"bus error\"\n";
+        ssize_t done = write(STDERR_FILENO, words, sizeof words - 1);
+        (void)done;
+    }
+    _exit(128 + number);
+}
+
+static void last_words(const char *text)
+{
+    static const char head[] = "level=error event=stopped problem=\"this is a fault of tasukid: ";
+    ssize_t done = write(STDERR_FILENO, head, sizeof head - 1);
+    done = write(STDERR_FILENO, text, strlen(text));
+    done = write(STDERR_FILENO, "\"\n", 2);
+    (void)done;
+}
+
+static uint64_t wall_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* What a service manager is told; nothing without one. The protocol is sd_notify(3)'s: one
+ * datagram. */
+static void notify(const char *text)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (path == NULL || strlen(path) >= sizeof address.sun_path) {
+        return;
+    }
+    size_t len = strlen(path);
+    memcpy(address.sun_path, path, len);
+    if (path[0] == '@') {
+        address.sun_path[0] = '\0';
+    }
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0) {
+        (void)!sendto(fd, text, strlen(text), MSG_NOSIGNAL,
+                      (const struct sockaddr *)(const void *)&address,
+                      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len));
+        close(fd);
+    }
+}
+
+static int complain(const char *what, const char *why, int code)
+{
+    fprintf(stderr, "tasukid: %s: %s\n", what, why);
+    return code;
+}
+
+/* ---- the pieces ---- */
+
+static void print_errors(const char *file, const struct config_errors *errors)
+{
+    for (uint32_t index = 0; index < errors->count; index++) {
+        uint8_t memory[2048];
+        struct buf text;
+        buf_init(&text, memory, sizeof memory);
+        config_error_put(&text, file, &errors->items[index]);
+        fprintf(stderr, "%.*s\n", (int)text.len, (const char *)text.data);
+    }
+}
+
+static int open_listeners(struct program *p)
+{
+    for (uint32_t index = 0; index < p->config->listen.count; index++) {
+        struct config_listen *l = &p->config->listen.items[index];
+        int fd = socket(l->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        int one = 1;
+        if (fd >= 0 && l->address.ss_family == AF_INET6) {
+            (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+        }
+        if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||
+            bind(fd, (const struct sockaddr *)(const void *)&l->address, l->len) != 0 ||
+            listen(fd, 1024) != 0) {
+            int number = errno;
+            fprintf(stderr, "tasukid: cannot listen on %s: %s\n", l->text, strerror(number));
+            if (number == EADDRINUSE) {
+                fprintf(stderr, "  another mail server may run there; see: ss -ltnp\n");
+            } else if (number == EACCES) {
+                fprintf(stderr, "  ports below 1024 need root or CAP_NET_BIND_SERVICE\n");
+            }
+            return EX_UNAVAILABLE;
+        }
+        /* Port 0 asked for any: say which it became. */
+        l->len = sizeof l->address;
+        (void)getsockname(fd, (struct sockaddr *)(void *)&l->address, &l->len);
+        if (l->address.ss_family == AF_INET) {
+            const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)&l->address;
+            char *colon = strrchr(l->text, ':');
+            if (colon != NULL) {
+                snprintf(colon, (size_t)(l->text + sizeof l->text - colon), ":%u",
+                         ntohs(v4->sin_port));
+            }
+        }
+        p->shared.listen_fds[p->shared.listen_count++] = fd;
+    }
+    return 0;
+}
+
+static int open_policies(struct program *p)
+{
+    for (uint32_t index = 0; index < p->config->upstream_count; index++) {
+        const struct config_upstream *u = &p->config->upstreams[index];
+        char problem[256] = "";
+        if (u->tls == CONFIG_TLS_OFF) {
+            continue;
+        }
+        struct tls_client_config config = {
+            .verify = u->tls == CONFIG_TLS_ENCRYPT ? TLS_VERIFY_NONE : TLS_VERIFY_FULL,
+            .ca_file = u->tls_ca,
+            .fingerprint = u->tls_fingerprint,
+        };
+        if (tls_client_policy_new(&p->shared.policies[index], &config, problem) != ERR_OK) {
+            return complain(u->name, problem, EX_CONFIG);
+        }
+    }
+    return 0;
+}
+
+/* Enough descriptors for what the configuration allows, or a clear word about it. */
+static int raise_limits(const struct config *config)
+{
+    rlim_t wanted = config->connections_max + 200;
+    for (uint32_t index = 0; index < config->upstream_count; index++) {
+        wanted += config->upstreams[index].connections;
+    }
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return 0;
+    }
+    if (limit.rlim_cur < wanted) {
+        limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    if (limit.rlim_cur < wanted) {
+        fprintf(
+            stderr,
+            "tasukid: connections-max needs %llu open files, the limit here is %llu; lower it or "
+            "raise the limit (LimitNOFILE= in the unit)\n",
+            (unsigned long long)wanted, (unsigned long long)limit.rlim_cur);
+        return EX_CONFIG;
+    }
+    return 0;
+}
+
+static int make_directory(const char *path, mode_t mode)
+{
+    if (mkdir(path, mode) == 0 || errno == EEXIST) {
+        return 0;
+    }
+    return complain(path, strerror(errno), EX_CANTCREAT);
+}
+
+static int open_store(struct program *p)
+{
+    struct store_config config = {
+        .directory = p->config->state,
+        .queue_bytes_max = p->config->queue_max,
+        .readers_max = WORKERS_MAX + 8,
+    };
+    if (store_open(&p->store, &config, &p->report) != ERR_OK) {
+        return complain("the queue cannot be opened", p->report.problem, EX_UNAVAILABLE);
+    }
+    struct store_summary summary;
+    store_summary(p->store, &summary);
+    atomic_init(&p->shared.ids.last, summary.last_id);
+    p->shared.ids.box = summary.box;
+    struct log_line line;
+    event_begin(&line, logger_log(p->logger), EVENT_STORE_OPEN);
+    log_put_u64(&line, "messages", p->report.messages);
+    log_put_u64(&line, "discarded", p->report.discarded);
+    log_put_u64(&line, "readers", p->report.readers_cleared);
+    log_put_text(&line, "path", slice_from_str(p->config->state));
+    log_end(&line);
+    if (store_reader_new(&p->store_reader, p->store) != ERR_OK) {
+        return complain("the queue", "out of memory", EX_OSERR);
+    }
+    p->reader = worker_reader(p->store_reader);
+    return 0;
+}
+
+/* store's row as flow's. */
+struct row_adapter {
+    flow_row_fn *fn;
+    void *ctx;
+};
+
+static bool adapt_row(void *ctx, const struct store_row *row)
+{
+    const struct row_adapter *adapter = ctx;
+    return adapter->fn(adapter->ctx, &row->id, row->envelope, row->state);
+}
+
+static enum err read_rows(void *reader, const struct msg_id *from, size_t max, flow_row_fn *fn,
+                          void *ctx, struct msg_id *out_next)
+{
+    struct row_adapter adapter = {.fn = fn, .ctx = ctx};
+    return store_read_rows(reader, from, max, adapt_row, &adapter, out_next);
+}
+
+/* ---- main's loop ---- */
+
+static void begin_stop(struct program *p, int number)
+{
+    if (p->state != MAIN_RUNNING) {
+        return;
+    }
+    struct log_line line;
+    event_begin(&line, logger_log(p->logger), EVENT_STOP);
+    log_put_u64(&line, "signal", (uint64_t)number);
+    log_end(&line);
+    notify("STOPPING=1");
+    p->state = MAIN_DRAINING;
+    for (uint32_t index = 0; index < p->worker_count; index++) {
+        worker_stop(&p->workers[index]);
+    }
+    io_timer(p->io, &p->grace, io_now_ms(p->io) + GRACE_MS);
+}
+
+static void grace_over(struct io_op *op)
+{
+    struct program *p = IO_OWNER(op, struct program, grace);
+    if (p->state == MAIN_DRAINING) {
+        p->state = MAIN_ABORTING;
+        for (uint32_t index = 0; index < p->worker_count; index++) {
+            worker_abort(&p->workers[index]);
+        }
+    }
+}
+
+static void signalled(struct io_op *op)
+{
+    begin_stop(IO_OWNER(op, struct program, signal_wake), signal_caught);
+}
+
+static void take(struct program *p, struct flow_msg *msg)
+{
+    switch ((enum flow_kind)msg->kind) {
+    case FLOW_EDIT:
+    case FLOW_INSPECT:
+    case FLOW_PROBE:
+        control_message_back(p->control, msg);
+        return;
+    case FLOW_DRAINED:
+        for (uint32_t index = 0; index < p->worker_count; index++) {
+            if (msg == &p->workers[index].drained) {
+                p->drained_count++;
+                return;
+            }
+        }
+        begin_stop(p, 0); /* the queue thread: the store has failed */
+        return;
+    case FLOW_INTAKE:
+    case FLOW_LINK_OPEN:
+    case FLOW_LINK_CLOSE:
+    case FLOW_LINK_UP:
+    case FLOW_LINK_DOWN:
+    case FLOW_JOB:
+    case FLOW_LOOKUP:
+    case FLOW_AUTH:
+    case FLOW_STOP:
+    default:
+        UNREACHABLE("a message for somebody else");
+    }
+}
+
+static void woken(struct io_op *op)
+{
+    struct program *p = IO_OWNER(op, struct program, wake);
+    for (struct flow_msg *msg = mailbox_take_all(&p->mailbox); msg != NULL;) {
+        struct flow_msg *next = msg->next;
+        take(p, msg);
+        msg = next;
+    }
+}
+
+static void after_batch(void *ctx)
+{
+    struct program *p = ctx;
+    if (p->drained_count == p->worker_count && p->state != MAIN_CLOSING) {
+        p->state = MAIN_CLOSING;
+        io_cancel(p->io, &p->grace);
+        control_shutdown(p->control);
+    }
+    if (p->state == MAIN_CLOSING && control_is_empty(p->control)) {
+        io_stop(p->io);
+    }
+}
+
+static void catch_signals(void)
+{
+    struct sigaction stop = {.sa_handler = on_signal};
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    struct sigaction bus = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
+    sigaction(SIGTERM, &stop, NULL);
+    sigaction(SIGINT, &stop, NULL);
+    sigaction(SIGPIPE, &ignore, NULL);
+    sigaction(SIGHUP, &ignore, NULL);
+    sigaction(SIGXFSZ, &ignore, NULL);
+    sigaction(SIGBUS, &bus, NULL);
+}
+
+/* All signals go to the main thread: the others are started with them blocked. */
+static void block_signals(bool block)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
+/* ---- start and stop ---- */
+
+static int start_loop(struct program *p)
+{
+    struct io_about about;
+    struct io_config config = {.backend = p->shared.backend, .recv_buffer_count = 8};
+    enum err err = io_new(&p->io, &config, &about);
+    if (err != ERR_OK) {
+        return complain("io", about.reason, EX_UNAVAILABLE);
+    }
+    p->wake.fn = woken;
+    p->signal_wake.fn = signalled;
+    p->grace.fn = grace_over;
+    int bell_fd = io_wake_start(p->io, &p->wake);
+    int signal_fd = io_wake_start(p->io, &p->signal_wake);
+    if (bell_fd < 0 || signal_fd < 0) {
+        return complain("io", "no file descriptors left", EX_OSERR);
+    }
+    mailbox_init(&p->mailbox, bell_fd);
+    signal_bell_fd = signal_fd;
+    return 0;
+}
+
+static int start_threads(struct program *p)
+{
+    struct worker_shared *shared = &p->shared;
+
+    shared->main = &p->mailbox;
+    if (resolver_start(&p->resolver, p->config) != ERR_OK ||
+        authenticator_start(&p->authenticator, p->config) != ERR_OK) {
+        return complain("threads", "cannot be started", EX_OSERR);
+    }
+    shared->resolver = &p->resolver.mailbox;
+    shared->authenticator = &p->authenticator.mailbox;
+    for (uint32_t index = 0; index < p->config->workers; index++) {
+        struct worker *w = &p->workers[index];
+        if (worker_prepare(w, shared) != ERR_OK) {
+            return complain("io", w->about.reason, EX_UNAVAILABLE);
+        }
+        p->boxes[p->worker_count] = &w->mailbox;
+        p->metrics[p->worker_count++] = &w->metrics;
+    }
+    p->metrics[p->worker_count] = &p->queue_metrics;
+    struct queue_config config = {
+        .config = p->config,
+        .store = p->store,
+        .log = shared->log,
+        .metrics = &p->queue_metrics,
+        .workers = p->boxes,
+        .worker_count = p->worker_count,
+        .main = &p->mailbox,
+    };
+    if (queue_new(&p->queue, &config) != ERR_OK) {
+        return complain("queue", "out of memory", EX_OSERR);
+    }
+    shared->queue = queue_mailbox(p->queue);
+    if (pthread_create(&p->queue_thread, NULL, queue_run, p->queue) != 0) {
+        return complain("threads", "cannot be started", EX_OSERR);
+    }
+    p->queue_running = true;
+    shared->store = p->store;
+    for (uint32_t index = 0; index < p->worker_count; index++) {
+        worker_go(&p->workers[index]);
+    }
+    return 0;
+}
+
+static int start_control(struct program *p)
+{
+    char problem[256] = "";
+    struct control_config config = {
+        .config = p->config,
+        .io = p->io,
+        .self = &p->mailbox,
+        .queue = queue_mailbox(p->queue),
+        .reader = &p->reader,
+        .rows = read_rows,
+        .log = p->shared.log,
+        .metrics = p->metrics,
+        .metrics_count = p->worker_count + 1,
+        .about = &p->workers[0].about,
+        .started_ms = wall_ms(),
+        .worker = &p->workers[0].mailbox,
+    };
+    if (control_new(&p->control, &config, problem) != ERR_OK) {
+        return complain("control socket", problem, EX_CANTCREAT);
+    }
+    return 0;
+}
+
+static void log_start(const struct program *p)
+{
+    const struct io_about *about = &p->workers[0].about;
+    struct log_line line;
+    event_begin(&line, p->shared.log, EVENT_START);
+    log_put_word(&line, "version", TASUKI_VERSION);
+    log_put_u64(&line, "pid", (uint64_t)getpid());
+    log_put_word(&line, "io", about->backend == IO_BACKEND_URING ? "io_uring" : "epoll");
+    log_put_u64(&line, "workers", p->worker_count);
+    log_put_text(&line, "listen", slice_from_str(p->config->listen.items[0].text));
+    log_put_text(&line, "reason", slice_from_str(about->reason));
+    log_end(&line);
+}
+
+static int start(struct program *p)
+{
+    int code = raise_limits(p->config);
+    char problem[256] = "";
+    p->shared.config = p->config;
+    p->shared.log = logger_log(p->logger);
+    p->shared.backend = p->config->io == CONFIG_IO_URING  ? IO_BACKEND_URING
+                        : p->config->io == CONFIG_IO_POLL ? IO_BACKEND_POLL
+                                                          : IO_BACKEND_AUTO;
+    if (code == 0 && tls_library_init() != ERR_OK) {
+        code = complain("TLS", "the library cannot be started", EX_OSERR);
+    }
+    if (code == 0 && sasl_login_library_init(problem) != ERR_OK) {
+        code = complain("SASL", problem, EX_UNAVAILABLE);
+    }
+    code = code != 0 ? code : make_directory(p->config->run, 0755);
+    code = code != 0 ? code : open_store(p);
+    code = code != 0 ? code : open_policies(p);
+    code = code != 0 ? code : open_listeners(p);
+    code = code != 0 ? code : start_loop(p);
+    block_signals(true);
+    code = code != 0 ? code : start_threads(p);
+    block_signals(false);
+    return code != 0 ? code : start_control(p);
+}
+
+static void stop(struct program *p)
+{
+    if (p->queue_running) {
+        struct flow_msg end = {.kind = FLOW_STOP};
+        mailbox_send(queue_mailbox(p->queue), &end);
+        pthread_join(p->queue_thread, NULL);
+    }
+    for (uint32_t index = 0; index < WORKERS_MAX; index++) {
+        if (p->workers[index].started && p->shared.store == NULL) {
+            worker_go(&p->workers[index]); /* it never began */
+        }
+        worker_join(&p->workers[index]);
+    }
+    helper_stop(&p->resolver);
+    helper_stop(&p->authenticator);
+    control_free(&p->control);
+    if (p->io != NULL) {
+        signal_bell_fd = -1;
+        io_wake_stop(p->io, &p->wake);
+        io_wake_stop(p->io, &p->signal_wake);
+        io_free(&p->io);
+    }
+    for (uint32_t index = 0; index < p->shared.listen_count; index++) {
+        close(p->shared.listen_fds[index]);
+    }
+    for (uint32_t index = 0; index < UPSTREAMS_MAX; index++) {
+        tls_policy_free(&p->shared.policies[index]);
+    }
+    queue_free(&p->queue);
+    store_reader_free(&p->store_reader);
+    store_close(&p->store);
+    sasl_login_library_deinit();
+    tls_library_deinit();
+}
+
+static int run(struct program *p)
+{
+    int code = start(p);
+    if (code != 0) {
+        /* Workers that already take mail are told to stop as in the regular way. */
+        for (uint32_t index = 0; p->shared.store != NULL && index < p->worker_count; index++) {
+            worker_stop(&p->workers[index]);
+            worker_abort(&p->workers[index]);
+        }
+        stop(p);
+        return code;
+    }
+    log_start(p);
+    notify("READY=1");
+    catch_signals();
+    io_set_after_batch(p->io, after_batch, p);
+    io_run(p->io);
+    bool failed = queue_store_failed(p->queue);
+    stop(p);
+    struct log_line line;
+    event_begin(&line, logger_log(p->logger), EVENT_STOPPED);
+    log_put_word(&line, "store", failed ? "failed" : "closed");
+    log_end(&line);
+    return failed ? EX_IOERR : 0;
+}
+
+static int usage(FILE *to, int code)
+{
+    fprintf(to, "usage: tasukid [-c FILE] [--check]\n"
+                "\n"
+                "Takes mail on the LAN, queues it durably, relays it to the provider over "
+                "authenticated TLS.\n"
+                "\n"
+                "  -c FILE     configuration; default " DEFAULT_CONFIG "\n"
+                "  --check     judge the configuration and exit (78: something is wrong with it)\n"
+                "  --version   say the version and exit\n"
+                "  --help      this text\n"
+                "\n"
+                "It stays in the foreground and logs to standard error. TERM and INT stop it.\n");
+    return code;
+}
+
+/* Descriptors 0 to 2 must exist, or a socket could become one of them and be logged into. */
+static bool standard_descriptors(void)
+{
+    FILE *null = NULL;
+    for (int fd = 0; fd <= 2; fd++) {
+        struct stat there;
+        if (fstat(fd, &there) != 0 && (null = fopen("/dev/null", "r+")) == NULL) {
+            return false;
+        }
+    }
+    (void)null;
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    const char *file = DEFAULT_CONFIG;
+    bool check_only = false;
+    if (!standard_descriptors()) {
+        return EX_OSERR;
+    }
+    for (int at = 1; at < argc; at++) {
+        if (strcmp(argv[at], "-c") == 0 && at + 1 < argc) {
+            file = argv[++at];
+        } else if (strcmp(argv[at], "--check") == 0) {
+            check_only = true;
+        } else if (strcmp(argv[at], "--version") == 0) {
+            printf("tasukid %s\n", TASUKI_VERSION);
+            return 0;
+        } else if (strcmp(argv[at], "--help") == 0 || strcmp(argv[at], "-h") == 0) {
+            return usage(stdout, 0);
+        } else {
+            fprintf(stderr, "tasukid: unknown argument \"%s\"\n\n", argv[at]);
+            return usage(stderr, EX_USAGE);
+        }
+    }
+    static struct program program;
+    static struct config_errors errors;
+    check_set_last_words(last_words);
+    if (config_load(&program.config, file, true, &errors) != ERR_OK) {
+        print_errors(file, &errors);
+        return EX_CONFIG;
+    }
+    if (check_only) {
+        printf("%s: nothing is wrong with it\n", file);
+        config_free(&program.config);
+        return 0;
+    }
+    /* Passwords pass through this process: it leaves no core file and cannot be traced by its own
+     * user. */
+    struct rlimit no_core = {0, 0};
+    (void)setrlimit(RLIMIT_CORE, &no_core);
+    (void)prctl(PR_SET_DUMPABLE, 0);
+    enum log_level level = (enum log_level)program.config->log_level;
+    if (logger_start(&program.logger, level, getenv("JOURNAL_STREAM") == NULL) != ERR_OK) {
+        return complain("log", "out of memory", EX_OSERR);
+    }
+    int code = run(&program);
+    logger_stop(&program.logger);
+    config_free(&program.config);
+    return code;
+}

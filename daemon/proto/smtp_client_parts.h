@@ -1,0 +1,99 @@
+/*
+ * What the three files of the SMTP client share, and nobody else includes.
+ *
+ *   smtp_client.c        the two cursors, the output, events, deadlines, the end
+ *   smtp_client_hello.c  from the greeting to READY: EHLO, STARTTLS, AUTH
+ *   smtp_client_mail.c   one transaction
+ *
+ * Invariants
+ *   - a ring entry is made by the same call that puts its command into the output, so the ring is
+ *     the list of what was written and not answered
+ *   - when the ring is empty, and content is not being sent, the output is empty: each command was
+ *     sent before it was answered
+ *   - while an event waits, nothing is read, so what it borrows stays
+ */
+#ifndef TASUKI_PROTO_SMTP_CLIENT_PARTS_H
+#define TASUKI_PROTO_SMTP_CLIENT_PARTS_H
+
+#include "daemon/proto/smtp_client.h"
+
+/* What a reply can be an answer to. */
+enum smtp_client_command {
+    SMTP_CLIENT_COMMAND_GREETING, /* nothing was sent: the connection itself */
+    SMTP_CLIENT_COMMAND_EHLO,
+    SMTP_CLIENT_COMMAND_HELO,
+    SMTP_CLIENT_COMMAND_STARTTLS,
+    SMTP_CLIENT_COMMAND_AUTH, /* or a line within the login */
+    SMTP_CLIENT_COMMAND_MAIL,
+    SMTP_CLIENT_COMMAND_RCPT, /* index: the recipient */
+    SMTP_CLIENT_COMMAND_DATA,
+    SMTP_CLIENT_COMMAND_DOT,
+    SMTP_CLIENT_COMMAND_LONE_DOT, /* a DATA that should not have been taken */
+    SMTP_CLIENT_COMMAND_RSET,
+    SMTP_CLIENT_COMMAND_QUIT,
+    SMTP_CLIENT_COMMAND_COUNT,
+    SMTP_CLIENT_COMMAND_NONE, /* next_command: the envelope is written */
+};
+
+enum smtp_client_verdict {
+    SMTP_CLIENT_VERDICT_TAKEN,  /* the machine went on */
+    SMTP_CLIENT_VERDICT_ENDS,   /* a refusal that ends the connection: FAILED, REPLY */
+    SMTP_CLIENT_VERDICT_ABSURD, /* no answer to that command: FAILED, PROTOCOL */
+};
+
+/* Takes the reply to a command. The command stands in the ring no longer. */
+typedef enum smtp_client_verdict
+smtp_client_answered_fn(struct smtp_client *c, const struct smtp_reply *reply, uint32_t index);
+
+/* Of a reply's class. RFC 5321 4.2.1. */
+static inline bool smtp_client_reply_is_yes(const struct smtp_reply *reply)
+{
+    return reply->code < 300;
+}
+
+static inline bool smtp_client_reply_is_no(const struct smtp_reply *reply)
+{
+    return reply->code >= 400;
+}
+
+/* ---- smtp_client.c ---- */
+
+/* The command is in the output, whole: its reply is expected behind those before it. */
+void smtp_client_expect(struct smtp_client *c, enum smtp_client_command command, uint32_t index);
+/* A command that is one of our own words: put and expected. */
+void smtp_client_put_command(struct smtp_client *c, enum smtp_client_command command,
+                             const char *line);
+void smtp_client_push(struct smtp_client *c, struct smtp_client_event event);
+/* Tells FAILED (or, when QUIT was under way, CLOSE), and ends. reply: NULL when there is none. */
+void smtp_client_fail(struct smtp_client *c, enum smtp_client_failure failure,
+                      enum smtp_client_stage stage, const struct smtp_reply *reply,
+                      const char *detail);
+/* Bytes in the output that were not sent yet. */
+size_t smtp_client_unsent(const struct smtp_client *c);
+/* Holds no byte that could end a command line or be taken for an end by somebody: < 0x20, 0x7f. */
+bool smtp_client_text_is_clean(struct slice text);
+
+/* ---- smtp_client_hello.c ---- */
+
+smtp_client_answered_fn smtp_client_greeting_answered;
+smtp_client_answered_fn smtp_client_ehlo_answered;
+smtp_client_answered_fn smtp_client_helo_answered;
+smtp_client_answered_fn smtp_client_starttls_answered;
+smtp_client_answered_fn smtp_client_auth_answered;
+
+/* Nothing of a login is open, so a command may be written. */
+bool smtp_client_login_is_idle(const struct smtp_client *c);
+
+/* ---- smtp_client_mail.c ---- */
+
+smtp_client_answered_fn smtp_client_mail_answered;
+smtp_client_answered_fn smtp_client_rcpt_answered;
+smtp_client_answered_fn smtp_client_data_answered;
+smtp_client_answered_fn smtp_client_dot_answered;
+smtp_client_answered_fn smtp_client_lone_dot_answered;
+smtp_client_answered_fn smtp_client_rset_answered;
+
+/* The next RECIPIENT event; false when none is owed. */
+bool smtp_client_next_refused(struct smtp_client *c, struct smtp_client_event *out_event);
+
+#endif

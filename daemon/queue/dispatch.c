@@ -1,0 +1,386 @@
+/*
+ * Connections to upstreams as the queue thread sees them, and what goes over them.
+ */
+#include "daemon/queue/queue_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+_Static_assert(SCHED_REFILL_MAX <= SCHED_WINDOW_MAX / 2, "a refill fits above the low mark");
+_Static_assert(FLOW_EDIT_IDS_MAX <= QUEUE_BATCH_MAX,
+               "the list of what the sched will learn has room for an edit");
+
+struct queue_upstream *queue_upstream_of(struct queue *q, const struct flow_link *link)
+{
+    CHECK(link->upstream < q->upstream_count);
+    return &q->upstreams[link->upstream];
+}
+
+static struct queue_link *own_link(struct flow_link *link)
+{
+    return (struct queue_link *)(void *)((char *)link - offsetof(struct queue_link, link));
+}
+
+static struct queue_job *own_job(struct flow_job *job)
+{
+    return (struct queue_job *)(void *)((char *)job - offsetof(struct queue_job, job));
+}
+
+/* ---- leases ---- */
+
+bool queue_is_leased(const struct queue *q, const struct msg_id *id)
+{
+    for (uint32_t at = 0; at < q->upstream_count; at++) {
+        const struct queue_upstream *u = &q->upstreams[at];
+        if (u->leased == 0) {
+            continue;
+        }
+        for (uint32_t index = 0; index < u->link_count; index++) {
+            for (size_t job = 0; job < QUEUE_JOBS_PER_LINK; job++) {
+                const struct queue_job *j = &u->links[index].jobs[job];
+                if (j->state != QUEUE_JOB_FREE && msg_id_compare(&j->job.id, id) == 0) {
+                    return true;
+                }
+            }
+        }
+    }
+    return false;
+}
+
+/* ---- the window ---- */
+
+static void refill_one(struct queue *q, struct queue_upstream *u)
+{
+    const struct sched_item *after = NULL;
+    while (sched_wants_refill(&u->sched, &after)) {
+        struct store_due rows[SCHED_REFILL_MAX];
+        struct sched_item items[SCHED_REFILL_MAX];
+        struct store_due from;
+        if (after != NULL) {
+            from = (struct store_due){.due_ms = after->due_ms, .id = after->id};
+        }
+        enum err err = ERR_OK;
+        size_t count = store_due_after(q->with.store, u->route, after == NULL ? NULL : &from, rows,
+                                       SCHED_REFILL_MAX, &err);
+        if (err != ERR_OK) {
+            return; /* tried again next round; the store logs */
+        }
+        size_t kept = 0;
+        for (size_t index = 0; index < count; index++) {
+            if (!queue_is_leased(q, &rows[index].id)) {
+                items[kept++] =
+                    (struct sched_item){.due_ms = rows[index].due_ms, .id = rows[index].id};
+            }
+        }
+        struct sched_item last = {0};
+        if (count > 0) {
+            last = (struct sched_item){.due_ms = rows[count - 1].due_ms, .id = rows[count - 1].id};
+        }
+        sched_refilled(&u->sched, items, kept, count > 0 ? &last : NULL, count < SCHED_REFILL_MAX);
+    }
+}
+
+void queue_refill(struct queue *q)
+{
+    for (uint32_t at = 0; at < q->upstream_count; at++) {
+        refill_one(q, &q->upstreams[at]);
+    }
+}
+
+/* ---- handing out ---- */
+
+/* The open connection with the fewest jobs, or NULL when none has room. */
+static struct queue_link *idlest(struct queue_upstream *u)
+{
+    uint32_t room = u->sched.breaker == SCHED_BREAKER_PROBING ? 1 : QUEUE_WINDOW;
+    struct queue_link *best = NULL;
+    for (uint32_t index = 0; index < u->link_count; index++) {
+        struct queue_link *l = &u->links[index];
+        if (l->state == QUEUE_LINK_UP && l->out < room && l->out < l->link.window &&
+            (best == NULL || l->out < best->out)) {
+            best = l;
+        }
+    }
+    return best;
+}
+
+static struct queue_job *free_job(struct queue_link *l)
+{
+    for (size_t index = 0; index < QUEUE_JOBS_PER_LINK; index++) {
+        if (l->jobs[index].state == QUEUE_JOB_FREE) {
+            return &l->jobs[index];
+        }
+    }
+    return NULL;
+}
+
+static void open_links(struct queue *q, struct queue_upstream *u)
+{
+    bool probe = false;
+    uint32_t waiting = sched_due(&u->sched, q->now_ms) ? u->sched.count : 0;
+    for (uint32_t index = 0; index < u->link_count; index++) {
+        struct queue_link *l = &u->links[index];
+        if (l->state != QUEUE_LINK_CLOSED) {
+            continue;
+        }
+        if (q->store_failed || !sched_may_open(&u->sched, q->now_ms, waiting, &probe)) {
+            return;
+        }
+        sched_opening(&u->sched, probe);
+        l->state = QUEUE_LINK_OPENING;
+        l->was_up = false;
+        l->had_worked = false;
+        l->link.probe = probe;
+        l->link.worker = (uint16_t)(q->next_worker++ % q->with.worker_count);
+        l->link.open.kind = FLOW_LINK_OPEN;
+        mailbox_send(q->with.workers[l->link.worker], &l->link.open);
+    }
+}
+
+static void give_job(struct queue *q, struct queue_upstream *u, struct queue_link *l,
+                     struct queue_job *j, const struct sched_item *item)
+{
+    struct flow_job *job = &j->job;
+    j->state = QUEUE_JOB_OUT;
+    l->out++;
+    u->leased++;
+    job->msg.kind = FLOW_JOB;
+    job->msg.reply_to = &q->mailbox;
+    job->id = item->id;
+    job->due_ms = item->due_ms;
+    job->sent_ms = q->now_ms;
+    job->tried = job->damaged = job->complete = false;
+    job->result_count = 0;
+    job->results = &job->inline_result;
+    buf_init(&job->text, job->text_memory, sizeof job->text_memory);
+    mailbox_send(q->with.workers[l->link.worker], &job->msg);
+}
+
+static void dispatch_one(struct queue *q, struct queue_upstream *u)
+{
+    if (u->sched.breaker == SCHED_BREAKER_WAITING) {
+        open_links(q, u);
+        return;
+    }
+    while (sched_due(&u->sched, q->now_ms)) {
+        struct queue_link *l = idlest(u);
+        if (l == NULL) {
+            break;
+        }
+        /* A second job for a busy connection only when no other connection can be had for it. */
+        if (l->out > 0 && u->sched.connections < u->link_count &&
+            u->sched.count <= u->sched.opening) {
+            break;
+        }
+        struct queue_job *j = free_job(l);
+        struct sched_item item;
+        if (j == NULL || !sched_take(&u->sched, q->now_ms, &item)) {
+            break;
+        }
+        give_job(q, u, l, j, &item);
+        if (l->out > 1) {
+            open_links(q, u);
+        }
+    }
+    open_links(q, u);
+}
+
+void queue_dispatch(struct queue *q)
+{
+    for (uint32_t at = 0; at < q->upstream_count; at++) {
+        dispatch_one(q, &q->upstreams[at]);
+    }
+}
+
+/* ---- what workers say ---- */
+
+static void log_well(struct queue *q, const struct queue_upstream *u)
+{
+    struct log_line line;
+    event_begin(&line, q->with.log, EVENT_UPSTREAM_WELL);
+    log_put_word(&line, "upstream", u->config->name);
+    log_put_u64(&line, "marked-for", (q->now_ms - u->sched.marked_ms) / 1000);
+    log_end(&line);
+}
+
+static void answered(struct queue *q, struct queue_upstream *u)
+{
+    if (sched_upstream_answered(&u->sched)) {
+        log_well(q, u);
+    }
+}
+
+void queue_link_up(struct queue *q, struct flow_link *link)
+{
+    struct queue_upstream *u = queue_upstream_of(q, link);
+    struct queue_link *l = own_link(link);
+    CHECK(l->state == QUEUE_LINK_OPENING);
+    l->state = QUEUE_LINK_UP;
+    l->was_up = true;
+    snprintf(u->status.peer, sizeof u->status.peer, "%s", link->peer);
+    snprintf(u->status.tls, sizeof u->status.tls, "%s", link->tls);
+    snprintf(u->status.mechanism, sizeof u->status.mechanism, "%s", link->mechanism);
+    sched_connection_up(&u->sched);
+    if (!sched_due(&u->sched, q->now_ms)) {
+        answered(q, u); /* it let us in, and there is nothing to ask it about */
+    }
+}
+
+static void note_marked(struct queue *q, struct queue_upstream *u, const struct flow_link *link)
+{
+    u->status.code = link->down_code;
+    snprintf(u->status.text, sizeof u->status.text, "%s", link->down_text);
+    struct log_line line;
+    event_begin(&line, q->with.log, EVENT_UPSTREAM_MARKED);
+    log_put_word(&line, "upstream", u->config->name);
+    log_put_word(&line, "reason", outcome_row(link->down_outcome)->word);
+    log_put_u64(&line, "code", link->down_code);
+    log_put_u64(&line, "next", (u->sched.probe_ms - q->now_ms) / 1000);
+    log_put_text(&line, "text", slice_from_str(link->down_text));
+    log_end(&line);
+}
+
+void queue_link_down(struct queue *q, struct flow_link *link)
+{
+    struct queue_upstream *u = queue_upstream_of(q, link);
+    struct queue_link *l = own_link(link);
+    CHECK(l->state == QUEUE_LINK_OPENING || l->state == QUEUE_LINK_UP);
+    l->state = l->out > 0 ? QUEUE_LINK_DRAINING : QUEUE_LINK_CLOSED;
+    q->entropy = sched_mix(q->entropy);
+    uint64_t probe_before_ms = u->sched.probe_ms;
+    sched_connection_down(&u->sched, link->down_outcome, l->was_up, l->had_worked, q->now_ms,
+                          q->entropy);
+    if (sched_is_marked(&u->sched) && u->sched.probe_ms != probe_before_ms &&
+        u->sched.reason == link->down_outcome) {
+        note_marked(q, u, link);
+    }
+}
+
+/* Counters, and what the answers say about the upstream. */
+static void count_results(struct queue *q, struct queue_upstream *u, struct queue_link *l,
+                          const struct flow_job *job)
+{
+    bool about_message = false;
+    for (uint32_t index = 0; index < job->result_count; index++) {
+        enum outcome outcome = job->results[index].outcome;
+        switch (outcome_row(outcome)->action) {
+        case OUTCOME_ACTION_DONE:
+            u->status.delivered++;
+            u->status.last_delivery_ms = q->now_ms;
+            metric_add(q->with.metrics, METRIC_DELIVERED, 1);
+            about_message = true;
+            break;
+        case OUTCOME_ACTION_REPORT:
+            u->status.refused++;
+            metric_add(q->with.metrics, METRIC_FAILED, 1);
+            about_message = true;
+            break;
+        case OUTCOME_ACTION_RETRY:
+            u->status.deferred++;
+            metric_add(q->with.metrics, METRIC_DEFERRED, 1);
+            metric_add(q->with.metrics, METRIC_IN_DOUBT, outcome == OUTCOME_IN_DOUBT ? 1 : 0);
+            about_message = about_message || job->results[index].code != 0;
+            break;
+        case OUTCOME_ACTION_UPSTREAM:
+        default:
+            u->status.deferred++;
+            metric_add(q->with.metrics, METRIC_DEFERRED, 1);
+        }
+    }
+    if (about_message) {
+        l->had_worked = true;
+        answered(q, u);
+    }
+}
+
+void queue_job_back(struct queue *q, struct flow_job *job)
+{
+    struct queue_upstream *u = queue_upstream_of(q, job->link);
+    struct queue_link *l = own_link(job->link);
+    struct queue_job *j = own_job(job);
+    CHECK(j->state == QUEUE_JOB_OUT && l->out > 0);
+    j->state = QUEUE_JOB_SETTLING;
+    l->out--;
+    if (l->state == QUEUE_LINK_DRAINING && l->out == 0) {
+        l->state = QUEUE_LINK_CLOSED;
+    }
+    count_results(q, u, l, job);
+}
+
+void queue_job_free(struct queue *q, struct flow_job *job)
+{
+    struct queue_job *j = own_job(job);
+    CHECK(j->state == QUEUE_JOB_SETTLING);
+    if (job->results != &job->inline_result) {
+        free(job->results);
+        job->results = &job->inline_result;
+    }
+    j->state = QUEUE_JOB_FREE;
+    queue_upstream_of(q, job->link)->leased--;
+}
+
+/* ---- questions ---- */
+
+uint64_t queue_wake_ms(const struct queue *q)
+{
+    uint64_t wake_ms = UINT64_MAX;
+    for (uint32_t at = 0; at < q->upstream_count; at++) {
+        uint64_t next_ms = sched_wake_ms(&q->upstreams[at].sched, q->now_ms);
+        wake_ms = next_ms < wake_ms ? next_ms : wake_ms;
+    }
+    return wake_ms;
+}
+
+static void fill_upstream(const struct queue_upstream *u, struct flow_upstream_status *out)
+{
+    *out = u->status;
+    out->state = u->sched.breaker == SCHED_BREAKER_UNTRIED ? FLOW_UPSTREAM_UNTRIED
+                 : sched_is_marked(&u->sched)              ? FLOW_UPSTREAM_MARKED
+                                                           : FLOW_UPSTREAM_WELL;
+    out->outcome = u->sched.reason;
+    out->marked_ms = u->sched.marked_ms;
+    out->next_probe_ms = u->sched.probe_ms;
+    out->connections = u->sched.connections - u->sched.opening;
+    for (uint32_t index = 0; index < u->link_count; index++) {
+        out->busy += u->links[index].out > 0;
+    }
+}
+
+static void list_sending(const struct queue_upstream *u, struct flow_status *out)
+{
+    for (uint32_t index = 0; u->leased > 0 && index < u->link_count; index++) {
+        for (size_t job = 0; job < QUEUE_JOBS_PER_LINK; job++) {
+            const struct queue_job *j = &u->links[index].jobs[job];
+            if (j->state == QUEUE_JOB_OUT && out->sending_id_count < FLOW_SENDING_IDS_MAX) {
+                out->sending_ids[out->sending_id_count++] = j->job.id;
+            }
+        }
+    }
+}
+
+void queue_fill_status(const struct queue *q, struct flow_status *out)
+{
+    struct store_summary summary;
+    store_summary(q->with.store, &summary);
+    memset(out, 0, sizeof *out);
+    out->now_ms = q->now_ms;
+    for (size_t state = 0; state < MESSAGE_STATE_COUNT; state++) {
+        out->count_by_state[state] = summary.count_by_state[state];
+    }
+    out->body_bytes = summary.body_bytes;
+    out->pages_used_bytes = summary.pages_used_bytes;
+    out->bytes_max = summary.bytes_max;
+    out->accepting = !q->no_room && !q->store_failed;
+    out->store_failed = q->store_failed;
+    out->upstream_count = q->upstream_count;
+    for (uint32_t at = 0; at < q->upstream_count; at++) {
+        const struct queue_upstream *u = &q->upstreams[at];
+        out->sending += u->leased;
+        list_sending(u, out);
+        if (u->sched.count > 0 &&
+            (out->oldest_due_ms == 0 || u->sched.heap[0].due_ms < out->oldest_due_ms)) {
+            out->oldest_due_ms = u->sched.heap[0].due_ms;
+        }
+        fill_upstream(u, &out->upstreams[at]);
+    }
+}

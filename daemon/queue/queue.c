@@ -1,0 +1,422 @@
+/*
+ * The round of the queue thread: take, apply, commit, answer, hand out, wait.
+ */
+#include "daemon/queue/queue_internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t clock_ms(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static uint64_t clock_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static void read_clock(struct queue *q)
+{
+    q->now_ms = clock_ms(CLOCK_BOOTTIME) + (uint64_t)q->wall_offset_ms;
+}
+
+static bool scratch_new(struct buf *b, size_t bytes)
+{
+    void *memory = malloc(bytes);
+    if (memory != NULL) {
+        buf_init(b, memory, bytes);
+    }
+    return memory != NULL;
+}
+
+static enum err upstream_init(struct queue *q, struct queue_upstream *u,
+                              const struct config_upstream *config)
+{
+    u->config = config;
+    u->route = record_route(slice_from_str(config->name));
+    u->link_count = config->connections;
+    u->links = calloc(u->link_count, sizeof *u->links);
+    if (u->links == NULL) {
+        return ERR_NO_MEMORY;
+    }
+    struct sched_limits limits = {
+        .connections_max = config->connections,
+        .probe_min_ms = config->probe_min_ms,
+        .probe_max_ms = config->probe_max_ms,
+        .retry_min_ms = q->with.config->retry_min_ms,
+        .retry_max_ms = q->with.config->retry_max_ms,
+    };
+    sched_init(&u->sched, &limits);
+    for (uint32_t index = 0; index < u->link_count; index++) {
+        struct queue_link *l = &u->links[index];
+        l->link.upstream = (uint16_t)(u - q->upstreams);
+        for (size_t job = 0; job < QUEUE_JOBS_PER_LINK; job++) {
+            l->jobs[job].job.link = &l->link;
+        }
+    }
+    return ERR_OK;
+}
+
+enum err queue_new(struct queue **out, const struct queue_config *config)
+{
+    struct queue *q = calloc(1, sizeof *q);
+    if (q == NULL) {
+        return ERR_NO_MEMORY;
+    }
+    enum err err = ERR_NO_MEMORY;
+    q->with = *config;
+    q->wall_offset_ms = (int64_t)clock_ms(CLOCK_REALTIME) - (int64_t)clock_ms(CLOCK_BOOTTIME);
+    q->entropy = clock_us() ^ (uint64_t)getpid() << 32;
+    read_clock(q);
+    q->bell_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (q->bell_fd < 0) {
+        err = ERR_LIMIT;
+        goto out;
+    }
+    mailbox_init(&q->mailbox, q->bell_fd);
+    q->upstream_count = config->config->upstream_count;
+    q->upstreams = calloc(q->upstream_count, sizeof *q->upstreams);
+    size_t state_bytes = record_state_bytes_max(SMTP_RECIPIENTS_MAX);
+    if (q->upstreams == NULL || !scratch_new(&q->old_state, state_bytes) ||
+        !scratch_new(&q->new_state, state_bytes) || !scratch_new(&q->fates, state_bytes)) {
+        goto out;
+    }
+    for (uint32_t index = 0; index < q->upstream_count; index++) {
+        err = upstream_init(q, &q->upstreams[index], &config->config->upstreams[index]);
+        if (err != ERR_OK) {
+            goto out;
+        }
+    }
+    *out = q;
+    return ERR_OK;
+out:
+    queue_free(&q);
+    return err;
+}
+
+void queue_free(struct queue **queue)
+{
+    struct queue *q = *queue;
+    if (q == NULL) {
+        return;
+    }
+    for (uint32_t index = 0; q->upstreams != NULL && index < q->upstream_count; index++) {
+        free(q->upstreams[index].links);
+    }
+    free(q->upstreams);
+    free(q->old_state.data);
+    free(q->new_state.data);
+    free(q->fates.data);
+    if (q->bell_fd >= 0) {
+        close(q->bell_fd);
+    }
+    free(q);
+    *queue = NULL;
+}
+
+struct mailbox *queue_mailbox(struct queue *queue)
+{
+    return &queue->mailbox;
+}
+
+bool queue_store_failed(const struct queue *queue)
+{
+    return queue->store_failed;
+}
+
+void queue_due_later(struct queue *q, struct queue_upstream *upstream,
+                     const struct sched_item *item)
+{
+    CHECK(q->due_count < sizeof q->due / sizeof q->due[0]);
+    q->due[q->due_count++] = (struct queue_due){.upstream = upstream, .item = *item};
+}
+
+/* ---- one transaction ---- */
+
+static enum err apply(struct queue *q, struct flow_msg *msg)
+{
+    switch ((enum flow_kind)msg->kind) {
+    case FLOW_INTAKE:
+        return queue_apply_intake(q, FLOW_FROM(msg, struct flow_intake));
+    case FLOW_JOB:
+        return queue_apply_job(q, FLOW_FROM(msg, struct flow_job));
+    case FLOW_EDIT:
+        return queue_apply_edit(q, FLOW_FROM(msg, struct flow_edit));
+    case FLOW_LINK_OPEN:
+    case FLOW_LINK_CLOSE:
+    case FLOW_LINK_UP:
+    case FLOW_LINK_DOWN:
+    case FLOW_INSPECT:
+    case FLOW_PROBE:
+    case FLOW_LOOKUP:
+    case FLOW_AUTH:
+    case FLOW_STOP:
+    case FLOW_DRAINED:
+    default:
+        UNREACHABLE("a message that belongs in no transaction");
+        return ERR_UNSUPPORTED;
+    }
+}
+
+/* Applies and commits count messages; nothing is answered here. */
+static enum err transact(struct queue *q, struct flow_msg *const *batch, uint32_t count)
+{
+    if (q->store_failed) {
+        return ERR_IN_DOUBT;
+    }
+    q->due_count = 0;
+    enum err err = store_begin(q->with.store);
+    if (err != ERR_OK) {
+        return err;
+    }
+    for (uint32_t index = 0; index < count; index++) {
+        err = apply(q, batch[index]);
+        if (err != ERR_OK) {
+            store_abort(q->with.store);
+            q->due_count = 0;
+            return err;
+        }
+    }
+    uint64_t before_us = clock_us();
+    err = store_commit(q->with.store);
+    metric_add(q->with.metrics, METRIC_COMMITS, 1);
+    metric_add(q->with.metrics, METRIC_COMMIT_US, clock_us() - before_us);
+    if (err != ERR_OK) {
+        q->due_count = 0;
+    }
+    return err;
+}
+
+static void answer(struct queue *q, struct flow_msg *msg, enum err err)
+{
+    switch ((enum flow_kind)msg->kind) {
+    case FLOW_INTAKE: {
+        struct flow_intake *intake = FLOW_FROM(msg, struct flow_intake);
+        if (err != ERR_OK) {
+            intake->result = err;
+        }
+        mailbox_send(msg->reply_to, msg);
+        return;
+    }
+    case FLOW_JOB:
+        queue_job_free(q, FLOW_FROM(msg, struct flow_job));
+        return;
+    case FLOW_EDIT:
+        FLOW_FROM(msg, struct flow_edit)->result = err;
+        mailbox_send(msg->reply_to, msg);
+        return;
+    case FLOW_LINK_OPEN:
+    case FLOW_LINK_CLOSE:
+    case FLOW_LINK_UP:
+    case FLOW_LINK_DOWN:
+    case FLOW_INSPECT:
+    case FLOW_PROBE:
+    case FLOW_LOOKUP:
+    case FLOW_AUTH:
+    case FLOW_STOP:
+    case FLOW_DRAINED:
+    default:
+        UNREACHABLE("a message that belongs in no transaction");
+    }
+}
+
+/* The store can be written no more: everybody is told, main ends the process. Invariant 21. */
+static void store_has_failed(struct queue *q, enum err err)
+{
+    if (q->store_failed) {
+        return;
+    }
+    q->store_failed = true;
+    struct log_line line;
+    event_begin(&line, q->with.log, EVENT_STORE_FAILED);
+    log_put_text(&line, "problem", slice_from_str(err_text(err)));
+    log_end(&line);
+    q->failed_msg.kind = FLOW_DRAINED;
+    mailbox_send(q->with.main, &q->failed_msg);
+}
+
+/* What the sched knew of edited messages is out of date. */
+static void forget_edited(struct queue *q, const struct flow_edit *edit)
+{
+    for (uint32_t index = 0; index < edit->count; index++) {
+        for (uint32_t at = 0; edit->results[index] == ERR_OK && at < q->upstream_count; at++) {
+            (void)sched_remove(&q->upstreams[at].sched, &edit->ids[index]);
+        }
+    }
+    bool wanted_now = edit->action == FLOW_EDIT_RETRY || edit->action == FLOW_EDIT_RELEASE;
+    for (uint32_t at = 0; wanted_now && at < q->upstream_count; at++) {
+        sched_probe_now(&q->upstreams[at].sched, q->now_ms);
+    }
+}
+
+static void committed(struct queue *q, struct flow_msg *const *batch, uint32_t count)
+{
+    for (uint32_t index = 0; index < count; index++) {
+        if (batch[index]->kind == FLOW_EDIT) {
+            forget_edited(q, FLOW_FROM(batch[index], struct flow_edit));
+        }
+    }
+    for (uint32_t index = 0; index < q->due_count; index++) {
+        sched_add(&q->due[index].upstream->sched, &q->due[index].item);
+    }
+    q->due_count = 0;
+}
+
+/*
+ * A transaction that met a full map (or no memory) is done again message by message, so that one
+ * large body does not take the others' outcomes with it.
+ */
+static void transact_singly(struct queue *q)
+{
+    for (uint32_t index = 0; index < q->batch_count; index++) {
+        enum err err = transact(q, &q->batch[index], 1);
+        if (err == ERR_OK) {
+            committed(q, &q->batch[index], 1);
+        } else if (err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
+            store_has_failed(q, err);
+        }
+        answer(q, q->batch[index], err);
+    }
+}
+
+static void commit_batch(struct queue *q)
+{
+    if (q->batch_count == 0) {
+        return;
+    }
+    enum err err = transact(q, q->batch, q->batch_count);
+    if (err == ERR_FULL || err == ERR_NO_MEMORY || err == ERR_DAMAGED) {
+        transact_singly(q);
+        q->batch_count = 0;
+        return;
+    }
+    if (err == ERR_OK) {
+        committed(q, q->batch, q->batch_count);
+    } else {
+        store_has_failed(q, err);
+    }
+    for (uint32_t index = 0; index < q->batch_count; index++) {
+        answer(q, q->batch[index], err);
+    }
+    q->batch_count = 0;
+}
+
+/* ---- the round ---- */
+
+static void add_to_batch(struct queue *q, struct flow_msg *msg, size_t *bytes)
+{
+    q->batch[q->batch_count++] = msg;
+    if (msg->kind == FLOW_INTAKE) {
+        *bytes += FLOW_FROM(msg, struct flow_intake)->piece.len;
+    }
+    /* An edit is many messages at once. */
+    if (q->batch_count == QUEUE_BATCH_MAX || *bytes >= QUEUE_BATCH_BYTES_MAX ||
+        msg->kind == FLOW_EDIT) {
+        commit_batch(q);
+        *bytes = 0;
+    }
+}
+
+static void take(struct queue *q, struct flow_msg *msg, size_t *bytes)
+{
+    switch ((enum flow_kind)msg->kind) {
+    case FLOW_JOB:
+        queue_job_back(q, FLOW_FROM(msg, struct flow_job));
+        add_to_batch(q, msg, bytes);
+        return;
+    case FLOW_INTAKE:
+    case FLOW_EDIT:
+        add_to_batch(q, msg, bytes);
+        return;
+    case FLOW_LINK_UP:
+        queue_link_up(q, FLOW_LINK_FROM(msg, up));
+        return;
+    case FLOW_LINK_DOWN:
+        queue_link_down(q, FLOW_LINK_FROM(msg, down));
+        return;
+    case FLOW_INSPECT:
+        queue_fill_status(q, &FLOW_FROM(msg, struct flow_inspect)->status);
+        mailbox_send(msg->reply_to, msg);
+        return;
+    case FLOW_STOP:
+        q->stopping = true;
+        return;
+    case FLOW_LINK_OPEN:
+    case FLOW_LINK_CLOSE:
+    case FLOW_PROBE:
+    case FLOW_LOOKUP:
+    case FLOW_AUTH:
+    case FLOW_DRAINED:
+    default:
+        UNREACHABLE("a message for somebody else");
+    }
+}
+
+static void look_at_room(struct queue *q)
+{
+    struct store_summary summary;
+    bool no_room = !store_has_room(q->with.store, 0);
+    if (no_room == q->no_room) {
+        return;
+    }
+    q->no_room = no_room;
+    store_summary(q->with.store, &summary);
+    struct log_line line;
+    event_begin(&line, q->with.log, no_room ? EVENT_STORE_FULL : EVENT_STORE_ROOM);
+    log_put_u64(&line, "used", summary.pages_used_bytes);
+    log_put_u64(&line, "max", summary.bytes_max);
+    log_end(&line);
+}
+
+/* Until the mailbox's bell or the next due time. */
+static void wait_for_work(struct queue *q)
+{
+    uint64_t wake_ms = queue_wake_ms(q);
+    int timeout_ms = 60000;
+    if (wake_ms <= q->now_ms) {
+        timeout_ms = 0;
+    } else if (wake_ms - q->now_ms < 60000) {
+        timeout_ms = (int)(wake_ms - q->now_ms) + 1;
+    }
+    struct pollfd bell = {.fd = q->bell_fd, .events = POLLIN};
+    if (poll(&bell, 1, timeout_ms) > 0) {
+        uint64_t rings;
+        ssize_t done = read(q->bell_fd, &rings, sizeof rings);
+        (void)done; /* EAGAIN: somebody rang and the poll lied; the mailbox is looked at anyway */
+    }
+}
+
+void *queue_run(void *queue)
+{
+    struct queue *q = queue;
+    queue_refill(q);
+    while (!q->stopping) {
+        read_clock(q);
+        size_t bytes = 0;
+        for (struct flow_msg *msg = mailbox_take_all(&q->mailbox); msg != NULL;) {
+            struct flow_msg *next = msg->next;
+            take(q, msg, &bytes);
+            msg = next;
+        }
+        if (q->batch_count > 0 && !q->store_failed) {
+            queue_dispatch(q); /* what is known to be due need not wait for this commit */
+        }
+        commit_batch(q);
+        if (!q->store_failed) {
+            queue_refill(q);
+            look_at_room(q);
+            queue_dispatch(q);
+        }
+        wait_for_work(q);
+    }
+    return NULL;
+}

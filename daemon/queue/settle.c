@@ -1,0 +1,344 @@
+/*
+ * What comes of things, written into the open transaction: new messages, outcomes of jobs, an
+ * operator's commands.
+ *
+ * May run twice for the same message (a transaction that met a full map is done again), so nothing
+ * here changes anything but the store and the list of what the sched will learn; counters move in
+ * dispatch.c, once.
+ */
+#include "daemon/queue/queue_internal.h"
+
+static uint64_t next_entropy(struct queue *q)
+{
+    q->entropy = sched_mix(q->entropy);
+    return q->entropy;
+}
+
+/* ---- mail that comes in ---- */
+
+/* The upstream a new message goes to: the first. Routes by sender come with their setting. */
+static struct queue_upstream *route(struct queue *q)
+{
+    return &q->upstreams[0];
+}
+
+static enum err add_message(struct queue *q, struct flow_intake *intake)
+{
+    struct queue_upstream *u = route(q);
+    buf_reset(&q->fates);
+    const struct record_recipient fresh = {.state = RECIPIENT_QUEUED};
+    for (uint32_t index = 0; index < intake->recipient_count; index++) {
+        record_fate_put(&q->fates, &fresh);
+    }
+    struct record_state state = {
+        .state = MESSAGE_QUEUED,
+        .route = u->route,
+        .due_ms = q->now_ms,
+        .changed_ms = q->now_ms,
+        .upstream = slice_from_str(u->config->name),
+        .recipient_count = intake->recipient_count,
+        .recipients = buf_slice(&q->fates),
+    };
+    buf_reset(&q->new_state);
+    record_state_put(&q->new_state, &state);
+    CHECK(!q->new_state.overflow && !q->fates.overflow);
+    enum err err =
+        store_message_add(q->with.store, &intake->id, intake->envelope, buf_slice(&q->new_state));
+    if (err == ERR_OK) {
+        struct sched_item item = {.due_ms = q->now_ms, .id = intake->id};
+        queue_due_later(q, u, &item);
+    }
+    return err;
+}
+
+enum err queue_apply_intake(struct queue *q, struct flow_intake *intake)
+{
+    intake->result = ERR_OK;
+    if (intake->step == FLOW_INTAKE_ABANDON) {
+        return store_body_discard(q->with.store, &intake->id);
+    }
+    if (!store_has_room(q->with.store, intake->piece.len + intake->envelope.len)) {
+        metric_add(q->with.metrics, METRIC_STORE_REFUSALS, 1);
+        intake->result = ERR_FULL;
+        return store_body_discard(q->with.store, &intake->id);
+    }
+    if (intake->piece.len > 0) {
+        enum err err =
+            store_body_append(q->with.store, &intake->id, intake->piece_index, intake->piece);
+        if (err != ERR_OK) {
+            return err;
+        }
+    }
+    return intake->step == FLOW_INTAKE_COMMIT ? add_message(q, intake) : ERR_OK;
+}
+
+/* ---- what came of a job ---- */
+
+static const struct flow_result *result_of(const struct flow_job *job, uint32_t recipient_index,
+                                           uint32_t *hint)
+{
+    /* Results stand in the order of recipients, mostly: look on from the last one found. */
+    for (uint32_t step = 0; step < job->result_count; step++) {
+        uint32_t at = (*hint + step) % job->result_count;
+        if (job->results[at].recipient_index == recipient_index) {
+            *hint = at + 1;
+            return &job->results[at];
+        }
+    }
+    return NULL;
+}
+
+static bool given_up(const struct queue *q, const struct flow_job *job)
+{
+    uint64_t began_ms = msg_id_time_and_sequence(&job->id) >> 16;
+    return q->now_ms > began_ms && q->now_ms - began_ms > q->with.config->give_up_ms;
+}
+
+/* One recipient's new fate from its result. */
+static void decide_fate(const struct queue *q, const struct flow_job *job,
+                        const struct flow_result *result, struct record_recipient *fate)
+{
+    fate->outcome = result->outcome;
+    fate->code = result->code;
+    memcpy(fate->enhanced, result->enhanced, sizeof fate->enhanced);
+    fate->text = slice_head(slice_of(job->text.data + result->text_offset, result->text_len),
+                            RECORD_REPLY_TEXT_BYTES_MAX);
+    switch (outcome_row(result->outcome)->action) {
+    case OUTCOME_ACTION_DONE:
+        fate->state = RECIPIENT_DELIVERED;
+        return;
+    case OUTCOME_ACTION_REPORT:
+        fate->state = RECIPIENT_FAILED;
+        return;
+    case OUTCOME_ACTION_RETRY:
+        if (given_up(q, job)) {
+            fate->state = RECIPIENT_FAILED;
+            fate->outcome = OUTCOME_GAVE_UP;
+        }
+        return;
+    case OUTCOME_ACTION_UPSTREAM:
+    default:
+        return; /* the upstream's trouble is not the message's: it waits */
+    }
+}
+
+static void log_deferred(struct queue *q, const struct queue_upstream *u,
+                         const struct flow_job *job, const struct flow_result *result,
+                         uint64_t next_ms)
+{
+    uint8_t id_text[MSG_ID_TEXT_BYTES];
+    struct buf id;
+    buf_init(&id, id_text, sizeof id_text);
+    msg_id_put_text(&id, &job->id);
+    struct log_line line;
+    event_begin(&line, q->with.log, EVENT_DEFERRED);
+    log_put_text(&line, "id", buf_slice(&id));
+    log_put_word(&line, "upstream", u->config->name);
+    log_put_word(&line, "reason", outcome_row(result->outcome)->word);
+    log_put_u64(&line, "code", result->code);
+    log_put_u64(&line, "next", (next_ms - q->now_ms) / 1000);
+    log_put_text(&line, "reply", slice_of(job->text.data + result->text_offset, result->text_len));
+    log_end(&line);
+}
+
+/* Writes the state record that follows from old and the job's results. */
+static enum err update_message(struct queue *q, struct queue_upstream *u, struct flow_job *job,
+                               const struct record_state *old)
+{
+    struct record_state state = *old;
+    struct slice fates = old->recipients;
+    struct record_recipient fate;
+    uint32_t queued = 0, failed = 0, index = 0, hint = 0;
+    const struct flow_result *deferred = NULL;
+    buf_reset(&q->fates);
+    while (record_fate_next(&fates, &fate)) {
+        const struct flow_result *result = fate.state == RECIPIENT_QUEUED && job->result_count > 0
+                                               ? result_of(job, index, &hint)
+                                               : NULL;
+        if (result != NULL) {
+            decide_fate(q, job, result, &fate);
+            deferred = fate.state == RECIPIENT_QUEUED ? result : deferred;
+        }
+        queued += fate.state == RECIPIENT_QUEUED;
+        failed += fate.state == RECIPIENT_FAILED;
+        record_fate_put(&q->fates, &fate);
+        index++;
+    }
+    CHECK(!q->fates.overflow);
+    if (queued == 0 && failed == 0) {
+        return store_message_remove(q->with.store, &job->id);
+    }
+    state.recipients = buf_slice(&q->fates);
+    state.attempts++;
+    state.last_ms = q->now_ms;
+    state.changed_ms = q->now_ms;
+    state.state = queued > 0 ? MESSAGE_QUEUED : MESSAGE_FAILED;
+    state.due_ms = sched_retry_ms(&u->sched.limits, state.attempts, q->now_ms, next_entropy(q));
+    buf_reset(&q->new_state);
+    record_state_put(&q->new_state, &state);
+    CHECK(!q->new_state.overflow);
+    enum err err = store_message_update(q->with.store, &job->id, buf_slice(&q->new_state));
+    if (err == ERR_OK && queued > 0) {
+        struct sched_item item = {.due_ms = state.due_ms, .id = job->id};
+        queue_due_later(q, u, &item);
+    }
+    if (deferred != NULL) {
+        log_deferred(q, u, job, deferred, state.due_ms);
+    }
+    return err;
+}
+
+/* The message cannot be read: it is set aside as failed, by name, and the rest goes on. */
+static enum err set_aside(struct queue *q, struct flow_job *job, const struct record_state *old)
+{
+    struct record_state state = *old;
+    struct slice fates = old->recipients;
+    struct record_recipient fate;
+    buf_reset(&q->fates);
+    while (record_fate_next(&fates, &fate)) {
+        if (fate.state == RECIPIENT_QUEUED) {
+            fate = (struct record_recipient){.state = RECIPIENT_FAILED, .outcome = OUTCOME_DAMAGED};
+        }
+        record_fate_put(&q->fates, &fate);
+    }
+    state.recipients = buf_slice(&q->fates);
+    state.state = MESSAGE_FAILED;
+    state.last_ms = state.changed_ms = q->now_ms;
+    buf_reset(&q->new_state);
+    record_state_put(&q->new_state, &state);
+    CHECK(!q->new_state.overflow && !q->fates.overflow);
+    return store_message_update(q->with.store, &job->id, buf_slice(&q->new_state));
+}
+
+enum err queue_apply_job(struct queue *q, struct flow_job *job)
+{
+    struct queue_upstream *u = queue_upstream_of(q, job->link);
+    if (!job->tried && !job->damaged) {
+        struct sched_item item = {.due_ms = job->due_ms, .id = job->id};
+        queue_due_later(q, u, &item); /* its index entry never moved */
+        return ERR_OK;
+    }
+    if (job->complete) {
+        enum err err = store_message_remove(q->with.store, &job->id);
+        return err == ERR_NOT_FOUND ? ERR_OK : err;
+    }
+    buf_reset(&q->old_state);
+    enum err err = store_state_get(q->with.store, &job->id, &q->old_state);
+    struct record_state old;
+    if (err == ERR_OK) {
+        err = record_state_get(buf_slice(&q->old_state), &old);
+    }
+    if (err == ERR_NOT_FOUND || err == ERR_DAMAGED || err == ERR_VERSION || err == ERR_LIMIT) {
+        /* Not even its state can be read. It stays on disk as it is, untouched and not due;
+         * event=store-damaged has named it. */
+        return ERR_OK;
+    }
+    if (err != ERR_OK) {
+        return err;
+    }
+    return job->damaged ? set_aside(q, job, &old) : update_message(q, u, job, &old);
+}
+
+/* ---- an operator's commands ---- */
+
+struct edit_rule {
+    bool allowed[MESSAGE_STATE_COUNT]; /* in which states it makes sense */
+    enum message_state result;
+};
+
+static const struct edit_rule edit_rules[FLOW_EDIT_ACTION_COUNT] = {
+    [FLOW_EDIT_RETRY] = {{[MESSAGE_QUEUED] = true, [MESSAGE_HELD] = true, [MESSAGE_FAILED] = true},
+                         MESSAGE_QUEUED},
+    [FLOW_EDIT_HOLD] = {{[MESSAGE_QUEUED] = true, [MESSAGE_FAILED] = true}, MESSAGE_HELD},
+    [FLOW_EDIT_RELEASE] = {{[MESSAGE_HELD] = true}, MESSAGE_QUEUED},
+    [FLOW_EDIT_DELETE] = {{[MESSAGE_QUEUED] = true, [MESSAGE_HELD] = true, [MESSAGE_FAILED] = true},
+                          MESSAGE_QUEUED},
+};
+
+static struct queue_upstream *upstream_by_route(struct queue *q, uint32_t wanted)
+{
+    for (uint32_t index = 0; index < q->upstream_count; index++) {
+        if (q->upstreams[index].route == wanted) {
+            return &q->upstreams[index];
+        }
+    }
+    return &q->upstreams[0];
+}
+
+/* Failed recipients are queued again when the message is retried or released. */
+static uint32_t requeue(struct queue *q, struct slice fates)
+{
+    struct record_recipient fate;
+    uint32_t queued = 0;
+    buf_reset(&q->fates);
+    while (record_fate_next(&fates, &fate)) {
+        if (fate.state == RECIPIENT_FAILED) {
+            fate.state = RECIPIENT_QUEUED;
+        }
+        queued += fate.state == RECIPIENT_QUEUED;
+        record_fate_put(&q->fates, &fate);
+    }
+    CHECK(!q->fates.overflow);
+    return queued;
+}
+
+static enum err edit_one(struct queue *q, enum flow_edit_action action, const struct msg_id *id,
+                         enum err *result)
+{
+    struct record_state state;
+    buf_reset(&q->old_state);
+    enum err err = store_state_get(q->with.store, id, &q->old_state);
+    if (err == ERR_OK) {
+        err = record_state_get(buf_slice(&q->old_state), &state);
+    }
+    if (err == ERR_NOT_FOUND || err == ERR_DAMAGED || err == ERR_VERSION) {
+        *result = err;
+        return ERR_OK;
+    }
+    if (err != ERR_OK) {
+        return err;
+    }
+    const struct edit_rule *rule = &edit_rules[action];
+    if (queue_is_leased(q, id)) {
+        *result = ERR_BUSY;
+        return ERR_OK;
+    }
+    if (!rule->allowed[state.state]) {
+        *result = ERR_UNSUPPORTED;
+        return ERR_OK;
+    }
+    struct queue_upstream *u = upstream_by_route(q, state.route);
+    *result = ERR_OK;
+    if (action == FLOW_EDIT_DELETE) {
+        return store_message_remove(q->with.store, id);
+    }
+    state.state = rule->result;
+    state.changed_ms = q->now_ms;
+    if (rule->result == MESSAGE_QUEUED) {
+        (void)requeue(q, state.recipients);
+        state.recipients = buf_slice(&q->fates);
+        state.route = u->route;
+        state.upstream = slice_from_str(u->config->name);
+        state.due_ms = q->now_ms;
+    }
+    buf_reset(&q->new_state);
+    record_state_put(&q->new_state, &state);
+    CHECK(!q->new_state.overflow);
+    err = store_message_update(q->with.store, id, buf_slice(&q->new_state));
+    if (err == ERR_OK && rule->result == MESSAGE_QUEUED) {
+        struct sched_item item = {.due_ms = state.due_ms, .id = *id};
+        queue_due_later(q, u, &item);
+    }
+    return err;
+}
+
+enum err queue_apply_edit(struct queue *q, struct flow_edit *edit)
+{
+    for (uint32_t index = 0; index < edit->count; index++) {
+        enum err err = edit_one(q, edit->action, &edit->ids[index], &edit->results[index]);
+        if (err != ERR_OK) {
+            return err;
+        }
+    }
+    return ERR_OK;
+}

@@ -1,0 +1,107 @@
+/*
+ * Keys, seals and error codes of the store: schema/STORE.md in C. No transaction is begun here.
+ */
+#include "daemon/base/crc32c.h"
+#include "daemon/store/store_internal.h"
+
+#include <errno.h>
+
+enum err store_err(int code)
+{
+    switch (code) {
+    case MDB_SUCCESS:
+        return ERR_OK;
+    case MDB_NOTFOUND:
+        return ERR_NOT_FOUND;
+    case MDB_KEYEXIST:
+        return ERR_EXISTS;
+    case MDB_MAP_FULL:
+    case MDB_TXN_FULL: /* more dirty pages than one transaction may have */
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+        return ERR_FULL;
+    case MDB_PANIC:
+        return ERR_IN_DOUBT;
+    case MDB_READERS_FULL:
+        return ERR_LIMIT;
+    case MDB_VERSION_MISMATCH:
+        return ERR_VERSION;
+    case MDB_CORRUPTED:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_INVALID:
+    case MDB_BAD_TXN:
+    case MDB_INCOMPATIBLE:
+    case MDB_CURSOR_FULL:
+    case MDB_PAGE_FULL:
+    case MDB_BAD_VALSIZE:
+    case MDB_MAP_RESIZED:
+        return ERR_DAMAGED;
+    default:
+        return code > 0 ? err_from_errno(code) : ERR_IO;
+    }
+}
+
+void store_chunk_key(uint8_t key[STORE_CHUNK_KEY_BYTES], const struct msg_id *id, uint32_t index)
+{
+    memcpy(key, id->bytes, MSG_ID_BYTES);
+    be32_put(key + MSG_ID_BYTES, index);
+}
+
+void store_due_key(uint8_t key[STORE_DUE_KEY_BYTES], uint32_t route, uint64_t due_ms,
+                   const struct msg_id *id)
+{
+    be32_put(key, route);
+    be64_put(key + 4, due_ms);
+    memcpy(key + 12, id->bytes, MSG_ID_BYTES);
+}
+
+uint32_t store_seal(struct slice key, struct slice bytes)
+{
+    return crc32c(crc32c(0, key), bytes);
+}
+
+uint32_t store_chunk_crc(struct slice key, struct slice bytes)
+{
+    uint8_t length[4];
+    be32_put(length, u32_from(bytes.len));
+    return crc32c(crc32c(crc32c(0, key), slice_of(length, sizeof length)), bytes);
+}
+
+enum err store_unseal(struct slice key, struct slice value, struct slice *out_bytes)
+{
+    if (value.len < STORE_SEAL_BYTES) {
+        return ERR_DAMAGED;
+    }
+    struct slice bytes = slice_head(value, value.len - STORE_SEAL_BYTES);
+    if (be32_get(value.data + bytes.len) != store_seal(key, bytes)) {
+        return ERR_DAMAGED;
+    }
+    *out_bytes = bytes;
+    return ERR_OK;
+}
+
+enum err store_get_sealed(const struct store *store, MDB_txn *txn, enum store_db db,
+                          struct slice key, struct slice *out_bytes)
+{
+    MDB_val mdb_key = store_val(key);
+    MDB_val value;
+    enum err err = store_err(mdb_get(txn, store->dbs[db], &mdb_key, &value));
+    return err == ERR_OK ? store_unseal(key, store_val_slice(value), out_bytes) : err;
+}
+
+enum err store_standing_of(struct slice state, struct store_standing *out)
+{
+    struct record_state record;
+    if (record_state_get(state, &record) != ERR_OK) {
+        return ERR_DAMAGED;
+    }
+    size_t bytes_max = record_state_bytes_max(record.recipient_count);
+    *out = (struct store_standing){
+        .state = record.state,
+        .route = record.route,
+        .due_ms = record.due_ms,
+        .promised_bytes = bytes_max > state.len ? bytes_max - state.len : 0,
+    };
+    return ERR_OK;
+}

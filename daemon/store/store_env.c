@@ -1,0 +1,444 @@
+/*
+ * Opening, closing, and what is known about a queue as a whole.
+ *
+ * Opening is a row of steps; the first that fails ends it, and closing undoes whatever was done.
+ */
+#include "daemon/store/store_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/*
+ * The map is address space, not disk: it is queue-max again for what has been promised (a leaf
+ * page is at least about half full, so records take at most twice their size), and this for the
+ * pages that a commit writes anew while the old ones are not free yet.
+ */
+#define RESERVE_BYTES (64u << 20)
+/* Pages of the map that may stay resident before they are given back. */
+#define TOUCHED_BYTES_MAX (32u << 20)
+/* Reader slots beside the daemon's own: its writer, and tasukictl. LMDB's default is the least. */
+#define READERS_SPARE 16u
+#define READERS_MIN   126u
+
+static const char format_magic[8] = "tasukiQ";
+
+const char *const store_db_names[STORE_DB_COUNT] = {
+    [STORE_DB_META] = "meta",   [STORE_DB_ENVELOPE] = "envelope", [STORE_DB_STATE] = "state",
+    [STORE_DB_CHUNK] = "chunk", [STORE_DB_DUE] = "due",           [STORE_DB_INTAKE] = "intake",
+};
+
+struct opening {
+    struct store *store;
+    const struct store_config *config;
+    struct store_report *report;
+    uint64_t used_bytes; /* of the file: pages up to the last one used */
+};
+
+typedef enum err open_step_fn(struct opening *o);
+
+/* LMDB's refusal in words. */
+static enum err refused(struct opening *o, const char *what, int code)
+{
+    enum err err = store_err(code);
+    store_problem(o->report, "%s %s: %s", what, o->config->directory, mdb_strerror(code));
+    return err;
+}
+
+static enum err open_directory(struct opening *o)
+{
+    return store_directory_prepare(o->config, o->report);
+}
+
+static enum err open_owner(struct opening *o)
+{
+    return o->config->read_only
+               ? ERR_OK
+               : store_owner_lock(o->config->directory, &o->store->owner_fd, o->report);
+}
+
+static enum err open_file(struct opening *o)
+{
+    enum err err = ERR_OK;
+    if (!o->config->read_only) {
+        struct store_config config = *o->config;
+        config.chunk_bytes = o->store->chunk_bytes;
+        err = store_file_create(&config, o->report);
+    }
+    return err == ERR_OK ? store_file_check(o->config->directory, &o->used_bytes, o->report) : err;
+}
+
+/*
+ * A reader that root started makes LMDB's lock file when there is none: it has to belong to the
+ * queue's owner, or the daemon could not start any more.
+ */
+static void lock_file_give(const char *directory, int data_fd)
+{
+    char path[STORE_PATH_BYTES_MAX];
+    struct stat data;
+    struct stat lock;
+    int len = snprintf(path, sizeof path, "%s/lock.mdb", directory);
+    if (geteuid() == 0 && len > 0 && (size_t)len < sizeof path && fstat(data_fd, &data) == 0 &&
+        lstat(path, &lock) == 0 && lock.st_uid != data.st_uid &&
+        lchown(path, data.st_uid, data.st_gid) != 0) {
+        return; /* the daemon will say that it may not open it */
+    }
+}
+
+static enum err open_env(struct opening *o)
+{
+    struct store *store = o->store;
+    uint32_t readers = o->config->readers_max + READERS_SPARE;
+    uint64_t mail = u64_max(store->queue_bytes_max, o->used_bytes);
+    store->map_bytes = mail + store->queue_bytes_max + RESERVE_BYTES;
+    store->map_bytes -= store->map_bytes % (uint64_t)sysconf(_SC_PAGESIZE);
+    int code = mdb_env_create(&store->env);
+    if (code == MDB_SUCCESS) {
+        code = mdb_env_set_maxdbs(store->env, STORE_DB_COUNT);
+    }
+    if (code == MDB_SUCCESS) {
+        code = mdb_env_set_maxreaders(store->env, readers < READERS_MIN ? READERS_MIN : readers);
+    }
+    if (code == MDB_SUCCESS && !store->read_only) {
+        code = mdb_env_set_mapsize(store->env, store->map_bytes); /* a reader takes the owner's */
+    }
+    if (code == MDB_SUCCESS) {
+        unsigned flags = STORE_ENV_FLAGS | (store->read_only ? (unsigned)MDB_RDONLY : 0u);
+        code = mdb_env_open(store->env, o->config->directory, flags, 0600);
+    }
+    MDB_envinfo info;
+    MDB_stat stat;
+    if (code == MDB_SUCCESS) {
+        code = mdb_env_get_fd(store->env, &store->data_fd);
+    }
+    if (code == MDB_SUCCESS) {
+        code = mdb_env_info(store->env, &info);
+    }
+    if (code == MDB_SUCCESS) {
+        code = mdb_env_stat(store->env, &stat);
+    }
+    if (code != MDB_SUCCESS) {
+        return refused(o, "cannot open the queue in", code);
+    }
+    store->map_bytes = info.me_mapsize;
+    store->page_bytes = stat.ms_psize;
+    struct stat st;
+    if (fstat(store->data_fd, &st) != 0) {
+        return refused(o, "cannot use the queue in", errno);
+    }
+    store->file_bytes = (uint64_t)st.st_size;
+    store->allocated_bytes = o->used_bytes;
+    if (store->read_only) {
+        lock_file_give(o->config->directory, store->data_fd);
+    }
+    return ERR_OK;
+}
+
+static enum err open_readers(struct opening *o)
+{
+    o->report->readers_cleared = store_readers_check(o->store);
+    return ERR_OK;
+}
+
+static enum err open_databases(struct opening *o)
+{
+    struct store *store = o->store;
+    MDB_txn *txn;
+    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &txn);
+    if (code != MDB_SUCCESS) {
+        return refused(o, "cannot read the queue in", code);
+    }
+    for (enum store_db db = 0; db < STORE_DB_COUNT && code == MDB_SUCCESS; db++) {
+        code = mdb_dbi_open(txn, store_db_names[db], 0, &store->dbs[db]);
+    }
+    if (code != MDB_SUCCESS) {
+        mdb_txn_abort(txn);
+        store_problem(o->report, "%s/data.mdb is not a queue of this program, or damaged",
+                      o->config->directory);
+        return ERR_DAMAGED;
+    }
+    return store_err(mdb_txn_commit(txn)); /* keeps the handles */
+}
+
+/* The queue thread's read transaction. */
+static enum err open_own(struct opening *o)
+{
+    struct store *store = o->store;
+    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->own);
+    if (code == MDB_SUCCESS) {
+        code = mdb_cursor_open(store->own, store->dbs[STORE_DB_DUE], &store->due_cursor);
+        mdb_txn_reset(store->own);
+    }
+    return code == MDB_SUCCESS ? ERR_OK : refused(o, "cannot read the queue in", code);
+}
+
+/*
+ * ---- the format record ----
+ */
+
+void store_format_encode(uint32_t chunk_bytes, uint16_t box, uint8_t to[STORE_FORMAT_BYTES])
+{
+    memcpy(to, format_magic, sizeof format_magic);
+    be32_put(to + 8, STORE_VERSION);
+    be32_put(to + 12, chunk_bytes);
+    be16_put(to + 16, box);
+    be32_put(to + 18, store_seal(SLICE("format"), slice_of(to, 18)));
+}
+
+/* Where LMDB has put page 0. It does not tell; but a small value lies in a page that begins with
+ * its own number. */
+static const uint8_t *map_find(const struct store *store, const void *value)
+{
+    uintptr_t at = (uintptr_t)value;
+    const uint8_t *page = (const uint8_t *)value - at % store->page_bytes;
+    uint64_t number;
+    memcpy(&number, page, sizeof number);
+    return page - number * store->page_bytes;
+}
+
+static enum err format_judge(struct opening *o, struct slice value)
+{
+    struct store *store = o->store;
+    const char *directory = o->config->directory;
+    if (value.len < 12 || memcmp(value.data, format_magic, sizeof format_magic) != 0) {
+        store_problem(o->report, "%s/data.mdb is not a queue of this program", directory);
+        return ERR_DAMAGED;
+    }
+    uint32_t version = be32_get(value.data + 8);
+    if (version > STORE_VERSION) {
+        store_problem(o->report,
+                      "the queue in %s was written by a newer version (format %lu; this one knows "
+                      "%d): install that version again, or let it empty the queue first",
+                      directory, (unsigned long)version, STORE_VERSION);
+        return ERR_VERSION;
+    }
+    struct slice bytes;
+    uint32_t chunk_bytes = 0;
+    if (value.len == STORE_FORMAT_BYTES && store_unseal(SLICE("format"), value, &bytes) == ERR_OK) {
+        chunk_bytes = be32_get(bytes.data + 12);
+    }
+    if (version == 0 || chunk_bytes < STORE_CHUNK_BYTES_MIN || chunk_bytes > BODY_CHUNK_BYTES_MAX) {
+        store_problem(o->report, "%s/data.mdb: the format record is damaged", directory);
+        return ERR_DAMAGED;
+    }
+    store->chunk_bytes = chunk_bytes;
+    store->piece_bytes = BODY_CHUNK_BYTES_MAX - BODY_CHUNK_BYTES_MAX % chunk_bytes;
+    store->box = be16_get(bytes.data + 16);
+    return ERR_OK;
+}
+
+static enum err open_format(struct opening *o)
+{
+    struct store *store = o->store;
+    enum err err = store_err(mdb_txn_renew(store->own));
+    if (err != ERR_OK) {
+        return err;
+    }
+    MDB_val key = store_val(SLICE("format"));
+    MDB_val value;
+    int code = mdb_get(store->own, store->dbs[STORE_DB_META], &key, &value);
+    if (code == MDB_SUCCESS) {
+        store->map = map_find(store, value.mv_data);
+        err = format_judge(o, store_val_slice(value));
+    } else {
+        store_problem(o->report, "%s/data.mdb has no format record", o->config->directory);
+        err = ERR_DAMAGED;
+    }
+    mdb_txn_reset(store->own);
+    if (err == ERR_OK && !store->read_only) {
+        store_fault_range_set(store->map, store->map_bytes);
+    }
+    return err;
+}
+
+/*
+ * ---- recovery ----
+ */
+
+/* A queue keeps the chunk size that its bodies were written with; an empty one takes the wanted. */
+static enum err chunk_size_adopt(struct store *store, uint32_t wanted)
+{
+    if (wanted == store->chunk_bytes) {
+        return ERR_OK;
+    }
+    enum err err = store_begin(store);
+    if (err != ERR_OK) {
+        return err;
+    }
+    MDB_stat stat;
+    err = store_err(mdb_stat(store->txn, store->dbs[STORE_DB_CHUNK], &stat));
+    bool change = err == ERR_OK && stat.ms_entries == 0;
+    if (change) {
+        uint8_t format[STORE_FORMAT_BYTES];
+        store_format_encode(wanted, store->box, format);
+        err = store_put(store, STORE_DB_META, SLICE("format"), slice_of(format, sizeof format), 0);
+    }
+    if (err != ERR_OK || !change) {
+        store_abort(store);
+        return err;
+    }
+    err = store_commit(store);
+    if (err == ERR_OK) {
+        store->chunk_bytes = wanted;
+        store->piece_bytes = BODY_CHUNK_BYTES_MAX - BODY_CHUNK_BYTES_MAX % wanted;
+    }
+    return err;
+}
+
+static enum err open_recover(struct opening *o)
+{
+    struct store *store = o->store;
+    bool sound = false;
+    uint32_t wanted =
+        o->config->chunk_bytes == 0 ? STORE_CHUNK_BYTES_DEFAULT : o->config->chunk_bytes;
+    enum err err = store_totals_load(store, &sound);
+    if (!store->read_only) {
+        if (err == ERR_OK && !sound) {
+            err = store_rebuild(store);
+        }
+        if (err == ERR_OK) {
+            err = store_intake_clear(store, &o->report->discarded);
+        }
+        if (err == ERR_OK) {
+            err = chunk_size_adopt(store, wanted);
+        }
+        store_file_allocate(store);
+    }
+    if (err != ERR_OK) {
+        store_problem(o->report, "cannot recover the queue in %s: %s", o->config->directory,
+                      err_text(err));
+        return err;
+    }
+    for (size_t state = 0; state < MESSAGE_STATE_COUNT; state++) {
+        o->report->messages += store->committed.count_by_state[state];
+    }
+    return ERR_OK;
+}
+
+enum err store_open(struct store **out_store, const struct store_config *config,
+                    struct store_report *report)
+{
+    static open_step_fn *const steps[] = {
+        open_directory, open_owner, open_file,   open_env,     open_readers,
+        open_databases, open_own,   open_format, open_recover,
+    };
+    CHECK(config->chunk_bytes == 0 || (config->chunk_bytes >= STORE_CHUNK_BYTES_MIN &&
+                                       config->chunk_bytes <= BODY_CHUNK_BYTES_MAX));
+    *report = (struct store_report){0};
+    struct store *store = calloc(1, sizeof *store);
+    if (store == NULL) {
+        return ERR_NO_MEMORY;
+    }
+    store->owner_fd = -1;
+    store->read_only = config->read_only;
+    store->writable = true;
+    store->queue_bytes_max = config->queue_bytes_max;
+    store->chunk_bytes = config->chunk_bytes == 0 ? STORE_CHUNK_BYTES_DEFAULT : config->chunk_bytes;
+    struct opening o = {.store = store, .config = config, .report = report};
+    enum err err = ERR_OK;
+    for (size_t index = 0; index < sizeof steps / sizeof steps[0] && err == ERR_OK; index++) {
+        err = steps[index](&o);
+    }
+    if (err == ERR_OK) {
+        *out_store = store;
+        return ERR_OK;
+    }
+    if (report->problem[0] == '\0') {
+        store_problem(report, "cannot open the queue in %s: %s", config->directory, err_text(err));
+    }
+    store_close(&store);
+    return err;
+}
+
+void store_close(struct store **store)
+{
+    struct store *s = *store;
+    if (s == NULL) {
+        return;
+    }
+    if (s->txn != NULL) {
+        store_abort(s);
+    }
+    if (s->due_cursor != NULL) {
+        mdb_cursor_close(s->due_cursor);
+    }
+    if (s->own != NULL) {
+        mdb_txn_abort(s->own);
+    }
+    if (s->map != NULL && !s->read_only) {
+        store_fault_range_set(NULL, 0);
+    }
+    if (s->env != NULL) {
+        mdb_env_close(s->env);
+    }
+    if (s->owner_fd >= 0) {
+        close(s->owner_fd);
+    }
+    free(s);
+    *store = NULL;
+}
+
+/*
+ * ---- the queue as a whole ----
+ */
+
+void store_summary(const struct store *store, struct store_summary *out)
+{
+    *out = (struct store_summary){
+        .body_bytes = store->committed.body_bytes,
+        .last_id = store->committed.last_id,
+        .pages_used_bytes = store->used_bytes,
+        .bytes_max = store->queue_bytes_max,
+        .box = store->box,
+    };
+    memcpy(out->count_by_state, store->committed.count_by_state, sizeof out->count_by_state);
+}
+
+size_t store_piece_bytes(const struct store *store)
+{
+    return store->piece_bytes;
+}
+
+uint64_t store_readers_check(struct store *store)
+{
+    int dead = 0;
+    return mdb_reader_check(store->env, &dead) == MDB_SUCCESS && dead > 0 ? (uint64_t)dead : 0;
+}
+
+/*
+ * Pages that hold something: the two meta pages and what each database says of itself, among them
+ * the list of free pages (0) and the list of databases (1). Exact, also within a transaction, and
+ * no page is read for it.
+ */
+uint64_t store_used_bytes(const struct store *store, MDB_txn *txn)
+{
+    uint64_t pages = 2;
+    for (MDB_dbi index = 0; index < STORE_DB_COUNT + 2; index++) {
+        MDB_stat stat;
+        MDB_dbi dbi = index < 2 ? index : store->dbs[index - 2];
+        if (mdb_stat(txn, dbi, &stat) == MDB_SUCCESS) {
+            pages += stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages;
+        }
+    }
+    return pages * store->page_bytes;
+}
+
+/*
+ * Called with an estimate of what a call made resident. Once it is much, all pages of the map are
+ * given back: they stay in the page cache, and come again when they are touched.
+ */
+void store_touched(struct store *store, uint64_t bytes)
+{
+    if (atomic_fetch_add(&store->touched_bytes, bytes) + bytes < TOUCHED_BYTES_MAX) {
+        return;
+    }
+    atomic_store(&store->touched_bytes, 0);
+    union {
+        const uint8_t *borrowed;
+        void *address; /* madvise takes the address of a map that it does not write */
+    } map = {.borrowed = store->map};
+    madvise(map.address, store->map_bytes, MADV_DONTNEED);
+}

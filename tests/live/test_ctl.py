@@ -1,0 +1,1171 @@
+"""tasukictl against a scripted daemon, and against a queue on disk.
+
+    /usr/bin/python3 -m pytest tests/live/test_ctl.py        (after make)
+
+The scripted daemon answers as schema/README.md says, or misbehaves on purpose. TASUKICTL names
+another program to test.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import termios
+import threading
+import time
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = os.environ.get("TASUKICTL", str(ROOT / "build/tasukictl"))
+PATIENCE_S = 30
+ESC = "\x1b"
+BIDI = "\u202e"
+NOW_MS = int(time.time() * 1000)
+MINUTE_MS = 60_000
+
+
+# ---- a daemon that does as it is told ----
+
+
+class Raw(bytes):
+    """An answer that is sent as it is, then the connection is closed."""
+
+
+HANG = object()
+
+
+def refusal(code, message, hint=""):
+    return {"error": {"code": code, "message": message, "hint": hint}}
+
+
+class FakeDaemon:
+    def __init__(self, directory):
+        self.path = os.path.join(directory, "ctl.sock")
+        self.answers = {}
+        self.requests = []
+        self.stopping = threading.Event()
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(self.path)
+        self.listener.listen(16)
+        self.threads = [threading.Thread(target=self.accept, daemon=True)]
+        self.threads[0].start()
+
+    def accept(self):
+        while True:
+            try:
+                peer, _ = self.listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self.serve, args=(peer,), daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+    def serve(self, peer):
+        with peer, peer.makefile("rb") as lines:
+            for line in lines:
+                request = json.loads(line)
+                self.requests.append(request)
+                answer = self.answers[request["command"]]
+                if callable(answer):
+                    answer = answer(request["args"])
+                if answer is HANG:
+                    self.stopping.wait(PATIENCE_S)
+                    return
+                if isinstance(answer, Raw):
+                    peer.sendall(answer)
+                    return
+                whole = {"id": request["id"], "ok": "error" not in answer}
+                whole.update(answer if "error" in answer else {"result": answer})
+                peer.sendall(json.dumps(whole).encode() + b"\n")
+
+    def asked(self, command):
+        return [r["args"] for r in self.requests if r["command"] == command]
+
+    def stop(self):
+        self.stopping.set()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for thread in self.threads:
+            thread.join(PATIENCE_S)
+
+
+@pytest.fixture
+def place():
+    """A short directory: a socket's path has 107 bytes."""
+    path = tempfile.mkdtemp(prefix="tctl-")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def daemon(place):
+    fake = FakeDaemon(place)
+    yield fake
+    fake.stop()
+
+
+# ---- running tasukictl ----
+
+
+class Outcome:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    def lines(self):
+        return self.out.splitlines()
+
+    def json_lines(self):
+        return [json.loads(line) for line in self.lines()]
+
+
+def environment(**more):
+    env = {"PATH": os.environ["PATH"], "HOME": "/", "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS"):
+        if name in os.environ:
+            env[name] = os.environ[name]
+    env.update(more)
+    return env
+
+
+def run(*args, env=None, stdin=subprocess.DEVNULL, preexec_fn=None):
+    done = subprocess.run(
+        [PROGRAM, *args], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        timeout=PATIENCE_S, env=env or environment(), preexec_fn=preexec_fn)
+    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def ask(daemon, *args, **how):
+    return run("--socket", daemon.path, *args, **how)
+
+
+def run_on_terminal(*args, columns=80, typed=b"", all_streams=False, **env):
+    """Standard output (or all three) on a terminal of so many columns."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    flags = termios.tcgetattr(child)
+    flags[3] &= ~termios.ECHO
+    termios.tcsetattr(child, termios.TCSANOW, flags)
+    if typed:
+        os.write(parent, typed)
+    process = subprocess.Popen(
+        [PROGRAM, *args], stdin=child if all_streams else subprocess.DEVNULL, stdout=child,
+        stderr=child if all_streams else subprocess.PIPE, env=environment(**env))
+    os.close(child)
+    collected = b""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        assert time.monotonic() < end, "tasukictl does not end"
+        if not select.select([parent], [], [], 1)[0]:
+            continue
+        try:
+            piece = os.read(parent, 65536)
+        except OSError as error:
+            assert error.errno == errno.EIO
+            break
+        if not piece:
+            break
+        collected += piece
+    err = b"" if all_streams else process.stderr.read()
+    if process.stderr:
+        process.stderr.close()
+    os.close(parent)
+    code = process.wait(PATIENCE_S)
+    return Outcome(code, collected.decode().replace("\r\n", "\n"), err.decode())
+
+
+def without_colours(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def columns_of(line):
+    return sum(2 if unicodedata.east_asian_width(ch) in "WF" else 1
+               for ch in line if not unicodedata.combining(ch))
+
+
+def assert_fits(outcome, columns):
+    for line in without_colours(outcome.out).splitlines():
+        assert columns_of(line) <= columns, line
+
+
+def assert_no_colours(text):
+    assert ESC not in text
+
+
+def assert_explains(outcome, code, *words):
+    """What, why, what to type next, and nothing on standard output."""
+    assert outcome.code == code, outcome.err
+    assert outcome.out == ""
+    first, *rest = outcome.err.splitlines()
+    assert first.startswith("tasukictl: ")
+    assert any(line.startswith("  next: ") for line in rest), outcome.err
+    for word in words:
+        assert word in outcome.err
+
+
+# ---- what the daemon says ----
+
+
+def status_answer(**more):
+    status = {
+        "schema": 1, "now_ms": NOW_MS, "started_ms": NOW_MS - 3 * 86_400_000, "version": "0.1.0",
+        "pid": 4711,
+        "verdict": {"level": "ok",
+                    "sentence": "All is well: 3 messages on their way, nothing waits for you.",
+                    "hint": ""},
+        "io": {"backend": "io_uring", "reason": "the kernel offers it", "features": "multishot"},
+        "queue": {"queued": 3, "sending": 1, "held": 0, "failed": 0, "body_bytes": 1_300_000,
+                  "used_bytes": 5 << 20, "max_bytes": 20 << 30, "accepting": True,
+                  "oldest_due_ms": NOW_MS + 4 * MINUTE_MS},
+        "upstreams": [{
+            "name": "main", "host": "[relay.example.jp]:587", "state": "well", "connections": 2,
+            "connections_max": 4, "busy": 1, "delivered": 120, "deferred": 3, "refused": 1,
+            "last_delivery_ms": NOW_MS - 3 * MINUTE_MS, "peer": "192.0.2.1:587",
+            "tls": "TLSv1.3 TLS_AES_256_GCM_SHA384", "mechanism": "SCRAM-SHA-256"}],
+        "listeners": ["0.0.0.0:25", "[::]:25"], "clients": 12,
+        "counters": {"accepted": 124, "delivered": 120, "deferred": 3, "refused": 1,
+                     "rejected": 2},
+    }
+    status.update(more)
+    return status
+
+
+def marked_status():
+    status = status_answer()
+    status["verdict"] = {"level": "trouble", "sentence": "Mail does not flow: main refuses the "
+                         "login.", "hint": "Check user and password-file of this upstream, then: "
+                         "tasukictl test"}
+    status["queue"].update(failed=2, held=1)
+    status["upstreams"][0].update(
+        state="marked", reason="auth-refused", sentence="the upstream refuses the login",
+        hint="Check user and password-file of this upstream, then: tasukictl test", code=535,
+        text="5.7.8 no " + ESC + "[31m entry", marked_ms=NOW_MS - 15 * MINUTE_MS,
+        next_probe_ms=NOW_MS + 2 * MINUTE_MS)
+    return status
+
+
+def row(number=0, **more):
+    message = {
+        "id": "06h0r8y3%08d" % number, "state": "queued", "from": "scanner@example.jp",
+        "to": ["anna@example.jp", "bert@example.jp"], "recipient_count": 2, "bytes": 123_456,
+        "arrived_ms": NOW_MS - 3 * 3_600_000, "client": "192.168.1.50", "device": "canon",
+        "subject": "scan " + ESC + "]0;owned\x07 " + BIDI + "fdp.exe \x00end", "upstream": "main",
+        "attempts": 2, "due_ms": NOW_MS + 4 * MINUTE_MS + 30_000, "last_ms": NOW_MS - MINUTE_MS,
+        "reason": "deferred", "sentence": "the upstream asks to try again later", "hint": "",
+        "code": 451, "enhanced": "4.3.0", "text": "try " + ESC + "[31mlater"}
+    message.update(more)
+    return message
+
+
+def pages(count, per_page=None, asked=None):
+    """A queue of so many messages, as the command queue answers it."""
+    def answer(args):
+        if asked is not None:
+            asked.append(args)
+        first = int(args.get("cursor", "0"))
+        size = min(args["limit"], per_page or args["limit"])
+        last = min(first + size, count)
+        return {"schema": 1, "messages": [row(n) for n in range(first, last)],
+                "cursor": str(last) if last < count else None, "scanned": last - first}
+    return answer
+
+
+def show_answer(args):
+    if not row()["id"].startswith(args["id"]):
+        return refusal("not-found", 'no message begins with "%s"' % args["id"], "tasukictl queue")
+    return dict(row(), schema=1, helo="scan" + ESC + "ner", chunks=1, flags=["8bitmime"],
+                recipients=[
+                    {"to": "anna@example.jp", "state": "queued", "reason": "deferred",
+                     "sentence": "the upstream asks to try again later", "hint": "", "code": 451,
+                     "enhanced": "4.3.0", "text": "try " + ESC + "[31mlater"},
+                    {"to": "日本@example.jp", "state": "failed", "reason": "no-such-recipient",
+                     "sentence": "the upstream does not know the recipient",
+                     "hint": "Check the address; then delete it.", "code": 550,
+                     "enhanced": "5.1.1", "text": "no such user " * 12}])
+
+
+def edit_answer(matched=3, skipped=()):
+    def answer(args):
+        ids = args.get("ids") or ["06h0r8y3%08d" % n for n in range(matched)]
+        changed = 0 if args.get("dry_run") else len(ids) - len(skipped)
+        return {"schema": 1, "matched": len(ids), "changed": changed,
+                "dry_run": args.get("dry_run", False), "skipped": list(skipped), "ids": ids}
+    return answer
+
+
+def test_answer(ok=False):
+    answer = {"schema": 1, "ok": ok, "upstream": "main", "host": "[relay.example.jp]:587",
+              "peer": "192.0.2.1:587", "tls": "TLSv1.3", "mechanism": "PLAIN", "step": "login",
+              "reason": "auth-refused", "sentence": "the upstream refuses the login",
+              "hint": "Check user and password-file of this upstream, then: tasukictl test",
+              "code": 535, "text": "5.7.8 bad " + ESC + "[2J", "took_ms": 1234,
+              "transcript": ["S: 220 relay " + ESC + "[31m", "C: EHLO scanner", "S: 250 STARTTLS"]}
+    if ok:
+        answer.update(step="", reason="delivered", sentence="", hint="", code=235, text="2.7.0")
+    return answer
+
+
+# pytest must not take the helper for a test
+test_answer.__test__ = False
+
+
+# ---- status ----
+
+
+def test_status_is_the_default_and_says_the_verdict_first(daemon):
+    daemon.answers["status"] = status_answer()
+    for args in ([], ["status"]):
+        done = ask(daemon, *args)
+        assert done.code == 0
+        assert done.lines()[0] == "All is well: 3 messages on their way, nothing waits for you."
+        for words in ("3 queued, 1 sending, 0 held, 0 failed", "1.2M of mail", "5M of 20G",
+                      "due in 4 min", "Upstream      main: well", "2 of 4 connections, 1 busy",
+                      "the last delivery 3 min ago", "12 clients are connected", "0.0.0.0:25",
+                      "124 accepted", "up 3 d", "io_uring (the kernel offers it)"):
+            assert words in done.out
+        assert "What to do" not in done.out
+        assert_no_colours(done.out)
+
+
+def test_status_with_a_marked_upstream(daemon):
+    daemon.answers["status"] = marked_status()
+    done = ask(daemon)
+    assert done.code == 1
+    assert done.lines()[0] == "Mail does not flow: main refuses the login."
+    for words in ("main: waits", "the upstream refuses the login, since 15 min ago",
+                  "the next try in 2 min", r"535 5.7.8 no \x1b[31m entry",
+                  "tasukictl queue state:failed", "tasukictl queue state:held"):
+        assert words in done.out
+    todo = done.out.split("What to do:\n")[1]
+    assert todo.count("then: tasukictl test") == 1, "advice stands once"
+    assert_no_colours(done.out)
+
+
+def test_status_attention_is_not_ok(daemon):
+    status = status_answer()
+    status["verdict"]["level"] = "attention"
+    daemon.answers["status"] = status
+    assert ask(daemon).code == 1
+
+
+def test_status_json_is_the_result(daemon):
+    daemon.answers["status"] = marked_status()
+    done = ask(daemon, "--json", "status")
+    assert done.code == 1
+    assert json.loads(done.out) == marked_status()
+    assert len(done.lines()) == 1
+    assert_no_colours(done.out)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_status_fits_the_terminal(daemon, columns):
+    daemon.answers["status"] = marked_status()
+    done = run_on_terminal("--socket", daemon.path, columns=columns)
+    assert ESC + "[31;1m" in done.out
+    # A word that is longer than the line cannot be broken.
+    assert_fits(done, max(columns, 48))
+
+
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colours_can_be_switched_off(daemon, env):
+    daemon.answers["status"] = marked_status()
+    assert_no_colours(run_on_terminal("--socket", daemon.path, **env).out)
+
+
+def test_a_bare_status_is_printed_without_trouble(daemon):
+    daemon.answers["status"] = {"schema": 1}
+    assert ask(daemon).code == 1
+
+
+# ---- queue ----
+
+
+def test_queue_piped_is_not_cut_and_escapes(daemon):
+    daemon.answers["queue"] = pages(2)
+    done = ask(daemon, "queue")
+    assert done.code == 0
+    assert len(done.lines()) == 3
+    assert done.lines()[0].split() == ["ID", "AGE", "SIZE", "STATE", "FROM", "TO", "REASON",
+                                       "SUBJECT"]
+    line = done.lines()[1]
+    for words in (row()["id"], "3 h", "120K", "in 4 min", "scanner@example.jp",
+                  "(2) anna@example.jp", "deferred", r"scan \x1b]0;owned\x07 \xe2\x80\xaefdp.exe "
+                  r"\x00end"):
+        assert words in line
+    assert_no_colours(done.out)
+    assert BIDI not in done.out
+
+
+@pytest.mark.parametrize("columns", [60, 80, 132])
+def test_queue_fits_the_terminal(daemon, columns):
+    daemon.answers["queue"] = lambda args: {
+        "schema": 1, "cursor": None, "scanned": 3, "messages": [
+            row(0, **{"from": "日本語" * 30}), row(1, state="failed", to=["x" * 200]),
+            row(2, state="held", **{"from": ""})]}
+    done = run_on_terminal("--socket", daemon.path, "queue", columns=columns)
+    assert done.code == 0
+    assert_fits(done, columns)
+    assert len(done.lines()) == 4, "one line a message"
+    assert row(1)["id"] in done.out
+    assert "<>" in done.out
+    assert "\x1b[31m" in done.out and "failed" in done.out
+
+
+def test_queue_asks_for_page_after_page(daemon):
+    asked = []
+    daemon.answers["queue"] = pages(2500, asked=asked)
+    done = ask(daemon, "queue", "from:scanner", "-to:bert", "subject:two words")
+    assert done.code == 0
+    assert len(done.lines()) == 2501
+    assert sum("AGE" in line for line in done.lines()) == 1
+    assert [a.get("cursor") for a in asked] == [None, "100", "1100", "2100"]
+    assert {a["filter"] for a in asked} == {'from:scanner -to:bert subject:"two words"'}
+    assert all(1 <= a["limit"] <= 1000 for a in asked)
+
+
+def test_queue_limit(daemon):
+    asked = []
+    daemon.answers["queue"] = pages(2500, asked=asked)
+    done = ask(daemon, "queue", "--limit", "150")
+    assert len(done.lines()) == 151
+    assert [a["limit"] for a in asked] == [100, 50]
+
+
+def test_queue_goes_on_over_empty_pages(daemon):
+    answers = [{"schema": 1, "messages": [], "cursor": "a", "scanned": 1000},
+               {"schema": 1, "messages": [row()], "cursor": None, "scanned": 5}]
+    daemon.answers["queue"] = lambda args: answers.pop(0)
+    done = ask(daemon, "queue", "x")
+    assert done.code == 0
+    assert len(done.lines()) == 2
+
+
+def test_queue_refuses_a_cursor_that_stands_still(daemon):
+    daemon.answers["queue"] = {"schema": 1, "messages": [], "cursor": "a", "scanned": 0}
+    assert_explains(ask(daemon, "queue"), 69, "cannot be understood")
+
+
+def test_queue_json_lines(daemon):
+    daemon.answers["queue"] = pages(120)
+    done = ask(daemon, "queue", "--json")
+    assert done.code == 0
+    assert done.json_lines() == [dict(row(n), schema=1) for n in range(120)]
+    assert_no_colours(done.out)
+    assert BIDI not in done.out
+
+
+@pytest.mark.parametrize("words,sentence", [([], "The queue is empty."),
+                                            (["from:x"], "No message matches.")])
+def test_queue_empty(daemon, words, sentence):
+    daemon.answers["queue"] = pages(0)
+    done = ask(daemon, "queue", *words)
+    assert (done.code, done.out) == (0, sentence + "\n")
+    assert ask(daemon, "queue", "--json", *words).out == ""
+
+
+def test_queue_ends_quietly_when_nobody_reads(daemon):
+    daemon.answers["queue"] = pages(100_000)
+    with subprocess.Popen([PROGRAM, "--socket", daemon.path, "queue"], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=environment(),
+                          preexec_fn=lambda: signal.signal(signal.SIGPIPE,
+                                                           signal.SIG_DFL)) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(PATIENCE_S) in (-signal.SIGPIPE, 74)
+
+
+def test_output_that_cannot_be_written_is_an_error(daemon):
+    daemon.answers["queue"] = pages(1)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([PROGRAM, "--socket", daemon.path, "queue"], stdout=full,
+                              stderr=subprocess.PIPE, timeout=PATIENCE_S, env=environment())
+    assert done.returncode == 74
+    assert b"could not be written" in done.stderr
+
+
+# ---- show ----
+
+
+def test_show(daemon):
+    daemon.answers["show"] = show_answer
+    done = ask(daemon, "show", "06h0")
+    assert done.code == 0
+    assert done.lines()[0] == "Message %s: queued" % row()["id"]
+    for words in ("scanner@example.jp", "192.168.1.50", r"scan\x1bner", "canon", "120K, 8bitmime",
+                  "2 attempts, the last one 1 min ago; the next one in 4 min",
+                  r"451 4.3.0 try \x1b[31mlater", "the upstream asks to try again later",
+                  "日本@example.jp  failed", "no-such-recipient", "3 h ago (20"):
+        assert words in done.out
+    assert_no_colours(done.out)
+
+
+def test_show_fits_the_terminal(daemon):
+    daemon.answers["show"] = show_answer
+    done = run_on_terminal("--socket", daemon.path, "show", "06h0")
+    assert done.code == 0
+    assert_fits(done, 80)
+
+
+def test_show_json(daemon):
+    daemon.answers["show"] = show_answer
+    done = ask(daemon, "show", "06h0", "--json")
+    assert json.loads(done.out) == show_answer({"id": "06h0"})
+
+
+def test_show_of_no_message(daemon):
+    daemon.answers["show"] = show_answer
+    assert_explains(ask(daemon, "show", "0zzz"), 66, 'no message begins with "0zzz"',
+                    "tasukictl queue")
+
+
+# ---- retry, hold, release, delete ----
+
+VERBS = ["retry", "hold", "release", "delete"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_edit_of_one_id_asks_nobody(daemon, verb):
+    daemon.answers[verb] = edit_answer()
+    done = ask(daemon, verb, "06h0")
+    assert done.code == 0
+    assert done.out.startswith("1 message ")
+    assert daemon.asked(verb) == [{"ids": ["06h0"], "dry_run": False}]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("words", [["06h0", "06h1"], ["from:scanner"], ["scanner"]])
+def test_edit_of_many_needs_yes_without_a_terminal(daemon, verb, words):
+    daemon.answers[verb] = edit_answer()
+    assert_explains(ask(daemon, verb, *words), 64, "--yes")
+    assert daemon.requests == []
+    for yes in ("--yes", "-y"):
+        done = ask(daemon, verb, *words, yes)
+        assert done.code == 0
+    assert [a["dry_run"] for a in daemon.asked(verb)] == [False, False]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_edit_dry_run_changes_nothing(daemon, verb):
+    daemon.answers[verb] = edit_answer(3)
+    done = ask(daemon, verb, "state:failed", "--dry-run")
+    assert done.code == 0
+    assert "3 messages would be" in done.out and "nothing was changed" in done.out
+    assert row(2)["id"] in done.out
+    assert daemon.asked(verb) == [{"filter": "state:failed", "dry_run": True}]
+
+
+@pytest.mark.parametrize("answer", [b"y\n", b"yes\n", b"YES\n"])
+def test_edit_on_a_terminal_asks_first(daemon, answer):
+    daemon.answers["hold"] = edit_answer(3)
+    done = run_on_terminal("--socket", daemon.path, "hold", "from:scanner", typed=answer,
+                           all_streams=True)
+    assert done.code == 0
+    assert "Hold 3 messages? [y/N]" in done.out
+    assert "3 messages are held." in done.out
+    assert daemon.asked("hold") == [{"filter": "from:scanner", "dry_run": True},
+                                    {"filter": "from:scanner", "dry_run": False}]
+
+
+@pytest.mark.parametrize("answer", [b"n\n", b"\n", b"yesterday\n", b"\x04"])
+def test_edit_on_a_terminal_takes_no_for_an_answer(daemon, answer):
+    daemon.answers["delete"] = edit_answer(3)
+    done = run_on_terminal("--socket", daemon.path, "delete", "from:scanner", typed=answer,
+                           all_streams=True)
+    assert done.code == 1
+    assert "Nothing was changed." in done.out
+    assert [a["dry_run"] for a in daemon.asked("delete")] == [True]
+
+
+def test_delete_takes_what_was_counted_and_not_the_filter_again(daemon):
+    daemon.answers["delete"] = edit_answer(3)
+    done = run_on_terminal("--socket", daemon.path, "delete", "from:scanner", typed=b"y\n",
+                           all_streams=True)
+    assert done.code == 0
+    assert daemon.asked("delete")[1] == {"ids": [row(n)["id"] for n in range(3)],
+                                         "dry_run": False}
+
+
+def test_edit_says_what_was_left_out(daemon):
+    skipped = [{"id": row(0)["id"], "why": "being sent just now"}]
+    daemon.answers["delete"] = edit_answer(3, skipped)
+    done = ask(daemon, "delete", "state:queued", "--yes")
+    assert done.code == 1
+    assert "2 messages are deleted." in done.out
+    assert "not %s: being sent just now" % row(0)["id"] in done.out
+
+
+def test_edit_of_nothing(daemon):
+    daemon.answers["retry"] = edit_answer(0)
+    assert_explains(ask(daemon, "retry", "from:nobody", "--yes"), 66, "no message matches")
+
+
+def test_edit_of_many_ids_goes_in_requests_that_fit(daemon):
+    daemon.answers["retry"] = edit_answer()
+    ids = ["06h0r8y3%08d" % n for n in range(2500)]
+    done = ask(daemon, "retry", "--yes", "--json", *ids)
+    assert done.code == 0
+    assert [len(a["ids"]) for a in daemon.asked("retry")] == [1000, 1000, 500]
+    result = json.loads(done.out)
+    assert (result["schema"], result["matched"], result["changed"]) == (1, 2500, 2500)
+    assert result["ids"] == ids
+
+
+@pytest.mark.parametrize("words,problem", [
+    (["06h0", "from:x"], "is an id and other words are not"),
+    ([], "needs to know which messages"),
+    ([""], "the filter is empty"),
+    (["  "], "the filter is empty"),
+])
+def test_edit_with_words_that_make_no_sense(daemon, words, problem):
+    daemon.answers["delete"] = edit_answer()
+    assert_explains(ask(daemon, "delete", "--yes", *words), 64, problem)
+    assert daemon.requests == []
+
+
+def test_edit_filter_that_is_too_long(daemon):
+    daemon.answers["delete"] = edit_answer()
+    assert_explains(ask(daemon, "delete", "--yes", "from:" + "x" * 70_000), 64,
+                    "more than one request can hold")
+
+
+# ---- test ----
+
+
+def test_test_that_fails(daemon):
+    daemon.answers["test"] = test_answer()
+    done = ask(daemon, "test", "main", "--to", "anna@example.jp", "--from=me@example.jp")
+    assert done.code == 1
+    assert daemon.asked("test") == [{"upstream": "main", "to": "anna@example.jp",
+                                     "from": "me@example.jp"}]
+    for words in (r"  S: 220 relay \x1b[31m", "  C: EHLO scanner",
+                  'Upstream main does not work: it failed at the step "login" (1.2 s)',
+                  r"535 5.7.8 bad \x1b[2J", "Cause         the upstream refuses the login",
+                  "What to do    Check user and password-file"):
+        assert words in done.out
+    assert done.out.index("C: EHLO") < done.out.index("does not work")
+    assert done.err == "", "no progress without a terminal"
+    assert_no_colours(done.out)
+
+
+def test_test_that_works(daemon):
+    daemon.answers["test"] = test_answer(ok=True)
+    done = ask(daemon, "test")
+    assert done.code == 0
+    assert "Upstream main works" in done.out
+    assert "What to do" not in done.out
+    assert daemon.asked("test") == [{}]
+
+
+def test_test_json(daemon):
+    daemon.answers["test"] = test_answer()
+    done = ask(daemon, "test", "--json")
+    assert done.code == 1
+    assert json.loads(done.out) == test_answer()
+
+
+def test_test_shows_progress_on_a_terminal(daemon):
+    daemon.answers["test"] = test_answer()
+    done = run_on_terminal("--socket", daemon.path, "test", "main", all_streams=True)
+    assert "talking to main …" in done.out
+    assert done.out.index("talking to") < done.out.index("S: 220")
+
+
+def test_test_of_no_upstream(daemon):
+    daemon.answers["test"] = refusal("not-found", 'there is no upstream "mian"',
+                                     "did you mean main?")
+    assert_explains(ask(daemon, "test", "mian"), 66, "mian", "did you mean main?")
+
+
+# ---- metrics, config show ----
+
+
+@pytest.mark.parametrize("words,command", [(["metrics"], "metrics"),
+                                           (["config", "show"], "config-show")])
+def test_text_is_passed_on(daemon, words, command):
+    text = '# HELP a "b" c\\n\na{x="\x1b[31m"} 1\n'
+    daemon.answers[command] = {"schema": 1, "text": text, "file": "/etc/tasuki/tasuki.conf"}
+    done = ask(daemon, *words)
+    assert done.code == 0
+    assert done.out == '# HELP a "b" c\\n\na{x="\\x1b[31m"} 1\n'
+    assert json.loads(ask(daemon, *words, "--json").out)["text"] == text
+
+
+# ---- errors that the daemon answers ----
+
+
+@pytest.mark.parametrize("code,exit_code", [
+    ("bad-request", 64), ("unknown-command", 1), ("not-permitted", 77), ("not-found", 66),
+    ("ambiguous", 64), ("bad-filter", 64), ("busy", 1), ("failed", 1), ("unavailable", 69),
+    ("from-the-future", 1)])
+@pytest.mark.parametrize("hint", ["", "type this"])
+def test_every_error_code(daemon, code, exit_code, hint):
+    daemon.answers["show"] = refusal(code, 'it is "so" ' + ESC + "[31m", hint)
+    done = ask(daemon, "show", "0")
+    assert_explains(done, exit_code, r'it is "so" \x1b[31m', hint)
+    done = ask(daemon, "show", "0", "--json")
+    assert done.code == exit_code and done.out == ""
+    said = json.loads(done.err)
+    assert said["schema"] == 1 and said["ok"] is False
+    assert said["error"]["code"] == code
+    assert said["error"]["message"] == 'it is "so" ' + ESC + "[31m"
+    assert_no_colours(done.err)
+
+
+def test_error_without_words(daemon):
+    daemon.answers["show"] = refusal("failed", "")
+    assert_explains(ask(daemon, "show", "0"), 1, "the daemon refuses (failed)")
+
+
+# ---- a daemon that makes no sense ----
+
+GARBAGE = {
+    "no JSON": b"hello\n",
+    "binary": bytes(range(256)).replace(b"\n", b"") + b"\n",
+    "empty line": b"\n",
+    "a list": b"[]\n",
+    "a number": b"1\n",
+    "deep": b"[" * 100_000 + b"\n",
+    "cut JSON": b'{"id":1,"ok":true,"result":{\n',
+    "no ok": b'{"id":1,"result":{"schema":1}}\n',
+    "ok is text": b'{"id":1,"ok":"yes","result":{"schema":1}}\n',
+    "another id": b'{"id":7,"ok":true,"result":{"schema":1}}\n',
+    "no id": b'{"ok":true,"result":{"schema":1}}\n',
+    "result is a list": b'{"id":1,"ok":true,"result":[]}\n',
+    "no result": b'{"id":1,"ok":true}\n',
+    "no error": b'{"id":1,"ok":false}\n',
+    "error is text": b'{"id":1,"ok":false,"error":"no"}\n',
+    "other schema": b'{"id":1,"ok":true,"result":{"schema":2}}\n',
+    "no schema": b'{"id":1,"ok":true,"result":{}}\n',
+    "twice": b'{"id":1,"id":1,"ok":true,"result":{"schema":1}}\n',
+    "an HTTP server": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage(daemon, name):
+    daemon.answers["status"] = Raw(GARBAGE[name])
+    assert_explains(ask(daemon), 69, "cannot be understood")
+
+
+@pytest.mark.parametrize("bytes_sent,words", [
+    (b"", "without an answer"), (b'{"id":1,"ok":tr', "in the middle of an answer")])
+def test_connection_that_is_closed(daemon, bytes_sent, words):
+    daemon.answers["status"] = Raw(bytes_sent)
+    assert_explains(ask(daemon), 69, words, "journalctl")
+
+
+def test_odd_types_within_a_result_are_survived(daemon):
+    odd = [None, True, -1, 10 ** 18, "x", [], {}, [[]], [None], {"a": 1}]
+    for command, args in (("status", []), ("queue", ["queue"]), ("show", ["show", "0"]),
+                          ("retry", ["retry", "0"]), ("test", ["test"]), ("metrics", ["metrics"])):
+        plain = {"status": status_answer(), "queue": pages(1)({"limit": 9}),
+                 "show": show_answer({"id": "0"}), "retry": edit_answer()({"ids": ["0"]}),
+                 "test": test_answer(), "metrics": {"schema": 1, "text": ""}}[command]
+        for key in plain:
+            for value in odd:
+                if key != "schema":
+                    daemon.answers[command] = dict(plain, **{key: value})
+                    done = ask(daemon, *args)
+                    assert done.code in (0, 1, 66, 69), (command, key, value, done.err)
+    for key in row():
+        for value in odd:
+            daemon.answers["queue"] = {"schema": 1, "cursor": None,
+                                       "messages": [dict(row(), **{key: value})]}
+            assert ask(daemon, "queue").code == 0
+    daemon.answers["queue"] = {"schema": 1, "cursor": None, "messages": odd}
+    for args in (["queue"], ["queue", "--json"]):
+        assert ask(daemon, *args).code == 0
+
+
+def test_an_answer_of_megabytes(daemon):
+    daemon.answers["queue"] = {"schema": 1, "cursor": None, "scanned": 1000,
+                               "messages": [row(n, text="x" * 9000) for n in range(1000)]}
+    assert len(ask(daemon, "queue").lines()) == 1001
+
+
+def test_daemon_that_hangs(daemon):
+    daemon.answers["status"] = HANG
+    begun = time.monotonic()
+    done = ask(daemon, "--timeout", "1")
+    assert_explains(done, 75, "did not answer within 1 s", "--timeout")
+    assert 0.9 < time.monotonic() - begun < 15
+
+
+def test_backlog_that_is_full(place):
+    path = place + "/ctl.sock"
+    clients = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        while True:
+            client = socket.socket(socket.AF_UNIX)
+            client.setblocking(False)
+            clients.append(client)
+            if client.connect_ex(path) != 0:
+                break
+        assert_explains(run("--socket", path, "--timeout", "1"), 75, "too many wait")
+        for client in clients:
+            client.close()
+
+
+# ---- no daemon ----
+
+
+def test_no_socket(place):
+    done = run("--socket", place + "/ctl.sock")
+    assert done.code == 69
+    for words in ("the daemon does not answer", "there is no socket " + place,
+                  "systemctl start tasuki", "tasukid -c "):
+        assert words in done.err
+
+
+def test_socket_that_nobody_listens_on(place):
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(place + "/ctl.sock")
+    done = run("--socket", place + "/ctl.sock")
+    assert done.code == 69
+    for words in ("nobody listens", "refused", "systemctl start tasuki"):
+        assert words in done.err
+
+
+def test_socket_that_is_no_socket(place):
+    Path(place, "ctl.sock").write_text("")
+    assert run("--socket", place + "/ctl.sock").code == 69
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+@pytest.mark.parametrize("words", [[], ["queue"], ["show", "0"], ["retry", "0"]])
+def test_socket_that_may_not_be_opened(daemon, place, words):
+    os.chmod(daemon.path, 0o600)
+    os.chmod(place, 0o755)
+    program = shutil.copy(PROGRAM, place + "/tasukictl")
+    done = subprocess.run([program, "--socket", daemon.path, *words], capture_output=True,
+                          timeout=PATIENCE_S, env=environment(), user=65534, group=65534,
+                          extra_groups=[])
+    assert done.returncode == 77
+    assert b"permission denied" in done.stderr
+    assert b"sudo tasukictl" in done.stderr
+
+
+def test_path_that_is_too_long():
+    assert_explains(run("--socket", "/" + "x" * 200), 64, "the system allows")
+
+
+def test_edits_need_a_daemon(place):
+    for verb in VERBS:
+        assert_explains(run("--socket", place + "/ctl.sock", verb, "0"), 69, "does not answer")
+
+
+def test_socket_of_the_environment_and_of_the_configuration(daemon, place):
+    daemon.answers["status"] = status_answer()
+    assert run(env=environment(TASUKI_SOCKET=daemon.path)).code == 0
+    config = Path(place, "t.conf")
+    config.write_text("upstream = [relay.example.jp]:587\nrun = %s\nstate = %s/q\n"
+                      % (place, place))
+    assert run("-c", str(config)).code == 0
+    # The command line counts more than the environment.
+    assert run("-c", str(config), env=environment(TASUKI_SOCKET="/nowhere")).code == 0
+    assert run("--socket", daemon.path, env=environment(TASUKI_SOCKET="/nowhere")).code == 0
+    assert run("--socket", daemon.path, "-c", "/nowhere").code == 0
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize("args,words", [
+    (["quue"], 'did you mean "queue"?'), (["config", "chek"], 'did you mean "config check"?'),
+    (["--jsn"], 'did you mean "--json"?'), (["xyzzy"], "tasukictl help"),
+    (["config"], "tasukictl config explain"), (["queue", "--yes"], "takes no --yes"),
+    (["show"], "tasukictl show ID"), (["show", "a", "b"], "one word too many"),
+    (["--timeout"], "needs a value"), (["--timeout", "0"], "from 1"),
+    (["--timeout", "x"], "from 1"), (["--json=1"], "takes no value"),
+    (["queue", "--limit", "-1"], "from 1"), (["06h0"], "tasukictl show 06h0"),
+    (["help", "quue"], 'did you mean "queue"?'), (["-x"], "unknown option"),
+    (["qu" + ESC + "[31m"], r"qu\x1b[31m"),
+])
+def test_usage(args, words):
+    assert_explains(run(*args), 64, words)
+
+
+def test_usage_error_as_json():
+    done = run("--json", "quue")
+    assert done.code == 64
+    assert json.loads(done.err)["error"]["code"] == "usage"
+
+
+def test_filter_that_is_not_utf8(daemon):
+    done = subprocess.run([PROGRAM, "--socket", daemon.path, "queue", b"from:\xff"],
+                          capture_output=True, timeout=PATIENCE_S, env=environment())
+    assert done.returncode == 64
+
+
+def test_help_and_version():
+    whole = run("help")
+    assert whole.code == 0
+    rows = run("help", "--json").json_lines()
+    assert len(rows) >= 13
+    for known in rows:
+        assert known["schema"] == 1
+        assert "\n  %s" % known["command"] in whole.out
+        one = run("help", *known["command"].split())
+        assert one.code == 0
+        assert one.out == run(*known["command"].split(), "--help").out
+        assert one.out.startswith("tasukictl " + known["command"])
+        for option in known["options"]:
+            assert option in one.out
+    assert run("help", "config").out.count("tasukictl config ") == 3
+    version = run("--version")
+    assert version.code == 0 and re.fullmatch(r"tasukictl \d+\.\d+\.\d+\n", version.out)
+    assert json.loads(run("--version", "--json").out)["version"] in version.out
+
+
+def test_help_fits_the_terminal():
+    for words in ([], ["queue"], ["delete"]):
+        assert_fits(run_on_terminal("help", *words), 80)
+
+
+# ---- config check, explain ----
+
+GOOD = "upstream = [relay.example.jp]:587\n"
+BAD = "lisen = 25\nupstream = [relay.example.jp]:587\nmax-size = many\n"
+
+
+def test_config_check(place):
+    config = Path(place, "t.conf")
+    config.write_text(GOOD)
+    for args in (["-c", str(config), "config", "check"], ["config", "check", str(config)]):
+        done = run(*args)
+        assert done.code == 0 and done.err == ""
+        assert "good" in done.lines()[0] and "relay.example.jp" in done.out
+    said = json.loads(run("-c", str(config), "config", "check", "--json").out)
+    assert said == {"schema": 1, "ok": True, "file": str(config), "errors": []}
+
+
+def test_config_check_says_all_errors(place):
+    config = Path(place, "t.conf")
+    config.write_text(BAD)
+    done = run("-c", str(config), "config", "check")
+    assert done.code == 78 and done.out == ""
+    assert "%s:1:" % config in done.err and 'did you mean "listen"?' in done.err
+    assert "%s:3:" % config in done.err
+    said = run("-c", str(config), "config", "check", "--json")
+    assert said.code == 78
+    errors = json.loads(said.out)["errors"]
+    assert [e["line"] for e in errors] == [1, 3]
+    assert all(set(e) == {"line", "column", "message", "fix"} for e in errors)
+
+
+def test_config_check_of_no_file(place):
+    done = run("-c", place + "/none", "config", "check")
+    assert done.code == 78 and done.err != ""
+
+
+def test_a_given_configuration_that_is_bad_ends_every_command(place):
+    config = Path(place, "t.conf")
+    config.write_text(BAD)
+    for words in ([], ["queue"], ["retry", "0"]):
+        assert_explains(run("-c", str(config), *words), 78, "config check")
+
+
+def config_rows():
+    text = (ROOT / "schema/config.def").read_text()
+    return re.findall(r'^X\((\w+), \w+, "([^"]+)", \w+, "([^"]*)", "([^"]*)", "([^"]*)"\)', text,
+                      re.MULTILINE)
+
+
+def test_config_explain_knows_every_row():
+    rows = config_rows()
+    assert len(rows) > 30
+    everything = run("config", "explain")
+    listed = run("config", "explain", "--json").json_lines()
+    assert [(r["key"], r["default"], r["doc"], r["example"]) for r in listed] == \
+        [row[1:] for row in rows]
+    for _, key, default, doc, example in rows:
+        one = run("config", "explain", key)
+        assert one.code == 0
+        assert doc in one.out and default in one.out and example in one.out
+        assert key in everything.out and doc in everything.out
+    assert_fits(run_on_terminal("config", "explain"), 80)
+    assert_explains(run("config", "explain", "giv-up"), 64, "tasukictl config explain give-up")
+
+
+# ---- the queue on disk ----
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory):
+    program = str(tmp_path_factory.mktemp("seed") / "store_seed")
+    archive = os.environ.get("TASUKI_ARCHIVE", str(ROOT / "build/release/libtasuki.a"))
+    if not os.path.exists(archive):
+        pytest.skip("no archive to link with")
+    subprocess.run(["gcc", "-std=c17", "-D_GNU_SOURCE", "-pthread", "-I", str(ROOT),
+                    str(ROOT / "tests/live/store_seed.c"), archive, "-llmdb", "-o", program],
+                   check=True, timeout=120)
+    return program
+
+
+@pytest.fixture
+def offline(seed, place):
+    """A configuration whose daemon is down and whose queue holds 2,000 messages."""
+    config = Path(place, "t.conf")
+    config.write_text(GOOD + "run = %s\nstate = %s/queue\n" % (place, place))
+    ids = subprocess.run([seed, place + "/queue", "2000"], check=True, capture_output=True,
+                         timeout=PATIENCE_S).stdout.decode().split()
+    return str(config), ids
+
+
+def test_offline_status(offline):
+    config, _ = offline
+    done = run("-c", config)
+    assert done.code == 69
+    assert done.err.startswith("tasukictl: the daemon does not answer")
+    assert "tasukid -c " + config in done.err
+    assert "667 queued, 667 held, 666 failed" in done.out
+    assert "read from disk" in done.out
+    counts = json.loads(run("-c", config, "--json").out)
+    assert counts["schema"] == 1 and counts["verdict"]["level"] == "trouble"
+    assert (counts["queue"]["queued"], counts["queue"]["failed"]) == (667, 666)
+
+
+def test_offline_queue(offline):
+    config, ids = offline
+    done = run("-c", config, "queue")
+    assert done.code == 0
+    assert "as it stands in" in done.err and len(done.err.splitlines()) == 1
+    assert [line.split()[0] for line in done.lines()[1:]] == ids
+    assert r"page \x1b]0;x" in done.out
+    assert_no_colours(done.out)
+    failed = run("-c", config, "queue", "state:failed", "--json")
+    assert [r["id"] for r in failed.json_lines()] == ids[2::3]
+    assert len(run("-c", config, "queue", "--limit", "7").lines()) == 8
+    wrong = run("-c", config, "queue", "form:x")
+    assert wrong.code == 64 and 'did you mean "from"?' in wrong.err
+
+
+def test_offline_show(offline):
+    config, ids = offline
+    done = run("-c", config, "show", ids[2])
+    assert done.code == 0
+    for words in ("failed", "scanner-2@example.jp", "550", r"no \x1b[31m such user",
+                  "the upstream refuses it for good"):
+        assert words in done.out
+    assert json.loads(run("-c", config, "show", ids[2], "--json").out)["id"] == ids[2]
+    for prefix, code in (("0", 64), ("0zzz", 66), ("ilou", 64)):
+        assert run("-c", config, "show", prefix).code == code
+
+
+def test_offline_config_show(offline):
+    config, _ = offline
+    done = run("-c", config, "config", "show")
+    assert done.code == 0
+    assert "host = [relay.example.jp]:587" in done.out
+    assert "those of the file" in done.err
+
+
+def test_offline_changes_nothing(offline, place):
+    config, ids = offline
+    before = Path(place, "queue/data.mdb").read_bytes()
+    for words in ([], ["queue"], ["show", ids[0]], ["retry", ids[0]], ["delete", ids[0]]):
+        run("-c", config, *words)
+    assert Path(place, "queue/data.mdb").read_bytes() == before
+
+
+def test_offline_without_a_queue(place):
+    config = Path(place, "t.conf")
+    config.write_text(GOOD + "run = %s\nstate = %s/none\n" % (place, place))
+    for words in ([], ["queue"], ["show", "0"]):
+        assert_explains(run("-c", str(config), *words), 69, "does not answer",
+                        "nor can the queue be read", "tasukid -c")
+    assert not Path(place, "none").exists(), "reading makes nothing"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_offline_root_leaves_no_file_of_its_own(offline, place):
+    config, _ = offline
+    os.chmod(place, 0o755)
+    for name in ("", "data.mdb", "lock.mdb", "owner.lock"):
+        if os.path.exists(os.path.join(place, "queue", name)):
+            os.chown(os.path.join(place, "queue", name), 65534, 65534)
+    Path(place, "queue/lock.mdb").unlink(missing_ok=True)
+    assert run("-c", config, "queue", "--limit", "1").code == 0
+    assert {p.stat().st_uid for p in Path(place, "queue").iterdir()} == {65534}
+
+
+# ---- manual pages and completion ----
+
+
+def test_manual_page_of_the_configuration_is_current(place):
+    made = subprocess.run(["/usr/bin/python3", str(ROOT / "packaging/man/make-conf-man.py")],
+                          check=True, capture_output=True, timeout=PATIENCE_S).stdout
+    assert made == (ROOT / "packaging/man/tasuki.conf.5").read_bytes(), \
+        "packaging/man/make-conf-man.py > packaging/man/tasuki.conf.5"
+    for _, key, *_ in config_rows():
+        assert key.replace("-", "\\-").encode() in made
+
+
+@pytest.mark.parametrize("page", ["tasukictl.1", "tasukid.8", "tasuki-web.8", "tasuki.conf.5"])
+def test_manual_pages_are_well_formed(page):
+    path = ROOT / "packaging/man" / page
+    if shutil.which("groff"):
+        done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", str(path)], check=True,
+                              capture_output=True, timeout=PATIENCE_S)
+        assert done.stderr == b""
+    text = path.read_text()
+    assert text.isascii()
+    for section in (".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH SEE ALSO"):
+        assert section in text
+
+
+def test_manual_page_of_tasukictl_knows_all(place):
+    text = (ROOT / "packaging/man/tasukictl.1").read_text().replace("\\-", "-")
+    for known in run("help", "--json").json_lines():
+        assert "\n.B %s" % known["command"] in text or "\n.BR %s" % known["command"] in text or \
+            '\n.BI "%s' % known["command"] in text, known["command"]
+        for option in known["options"]:
+            assert option in text
+    for code in (0, 1, 64, 66, 69, 74, 75, 77, 78):
+        assert re.search(r"^\.B %d$" % code, text, re.MULTILINE), code
+
+
+def complete(line):
+    """What bash offers at the end of the line."""
+    script = """
+        source "$1"
+        read -ra COMP_WORDS <<< "$2"
+        [[ "$2" == *' ' ]] && COMP_WORDS+=("")
+        COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 ))
+        COMP_LINE=$2 COMP_POINT=${#2}
+        _tasukictl
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", str(ROOT / "packaging/completion/tasukictl.bash"), line],
+        check=True, capture_output=True, timeout=PATIENCE_S,
+        env=environment(PATH=os.path.dirname(os.path.abspath(PROGRAM)) + ":" + os.environ["PATH"],
+                        TASUKI_SOCKET="/nowhere/ctl.sock"))
+    assert done.stderr == b""
+    return [word.strip() for word in done.stdout.decode().split("\n") if word.strip()]
+
+
+def test_completion():
+    commands = {known["command"].split()[0] for known in run("help", "--json").json_lines()}
+    assert set(complete("tasukictl ")) == commands
+    assert complete("tasukictl qu") == ["queue"]
+    assert set(complete("tasukictl config ")) == {"check", "show", "explain"}
+    assert complete("tasukictl -c /etc/x config ch") == ["check"]
+    for known in run("help", "--json").json_lines():
+        assert set(complete("tasukictl %s --" % known["command"])) == set(known["options"])
+    assert complete("tasukictl queue sta") == ["state:"]
+    assert set(complete("tasukictl queue state:")) == {"queued", "held", "failed"}
+    assert complete("tasukictl config explain giv") == ["give-up"]

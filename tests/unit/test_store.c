@@ -1,0 +1,1525 @@
+/*
+ * The store, against its header: every call and every error it promises, on real LMDB in a
+ * directory of its own. System calls that LMDB makes are taken over at the end of this file, so
+ * that a disk can fail on demand.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "daemon/base/crc32c.h"
+#include "daemon/base/num.h"
+#include "daemon/store/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MIB          ((uint64_t)1 << 20)
+#define RECORD_BYTES (64u << 10)
+#define MODEL_OPS    10000
+#define MODEL_IDS    200
+
+struct fixture {
+    char root[64];
+    char directory[96];
+    struct store_config config;
+    struct store_report report;
+    struct store *store;
+    struct store_reader *reader;
+};
+
+/* ---- faults on demand; see the end ---- */
+
+enum fault { FAULT_NONE, FAULT_META, FAULT_SYNC, FAULT_DATA_FULL };
+static enum fault fault;
+
+/* ---- making and ending ---- */
+
+static uint64_t rng_state;
+
+static uint64_t rng(void)
+{
+    rng_state ^= rng_state << 13;
+    rng_state ^= rng_state >> 7;
+    rng_state ^= rng_state << 17;
+    return rng_state;
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    snprintf(f->root, sizeof f->root, "/tmp/test_store.XXXXXX");
+    if (f == NULL || mkdtemp(f->root) == NULL) {
+        return -1;
+    }
+    snprintf(f->directory, sizeof f->directory, "%s/queue", f->root);
+    f->config = (struct store_config){
+        .directory = f->directory, .queue_bytes_max = 1024 * MIB, .readers_max = 8};
+    rng_state = 88172645463325252u;
+    fault = FAULT_NONE;
+    *state = f;
+    return 0;
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    (void)st;
+    (void)kind;
+    (void)ftw;
+    return remove(path);
+}
+
+static void queue_close(struct fixture *f)
+{
+    store_reader_free(&f->reader);
+    store_close(&f->store);
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    queue_close(f);
+    nftw(f->root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    free(f);
+    return 0;
+}
+
+static enum err queue_try(struct fixture *f)
+{
+    enum err err = store_open(&f->store, &f->config, &f->report);
+    return err == ERR_OK ? store_reader_new(&f->reader, f->store) : err;
+}
+
+static void queue_open(struct fixture *f)
+{
+    enum err err = queue_try(f);
+    if (err != ERR_OK) {
+        print_error("%s\n", f->report.problem);
+    }
+    assert_int_equal(err, ERR_OK);
+}
+
+static void queue_reopen(struct fixture *f)
+{
+    queue_close(f);
+    queue_open(f);
+}
+
+static struct store_summary summary_of(struct fixture *f)
+{
+    struct store_summary summary;
+    store_summary(f->store, &summary);
+    return summary;
+}
+
+/* ---- records ---- */
+
+struct want {
+    enum message_state state;
+    const char *upstream;
+    uint64_t due_ms;
+    uint32_t recipients;
+    size_t text; /* bytes of reply text a recipient */
+    const char *subject;
+};
+
+static const struct want plain = {.state = MESSAGE_QUEUED, .upstream = "main", .due_ms = 1000};
+
+static uint8_t record_memory[3][RECORD_BYTES];
+
+static struct slice state_make(const struct want *want)
+{
+    static uint8_t text[RECORD_REPLY_TEXT_BYTES_MAX];
+    memset(text, 'x', sizeof text);
+    struct buf list;
+    struct buf state;
+    buf_init(&list, record_memory[0], RECORD_BYTES);
+    buf_init(&state, record_memory[1], RECORD_BYTES);
+    uint32_t recipients = want->recipients == 0 ? 1 : want->recipients;
+    for (uint32_t index = 0; index < recipients; index++) {
+        record_fate_put(&list, &(struct record_recipient){.state = want->state == MESSAGE_FAILED
+                                                                       ? RECIPIENT_FAILED
+                                                                       : RECIPIENT_QUEUED,
+                                                          .outcome = OUTCOME_NONE,
+                                                          .text = slice_of(text, want->text)});
+    }
+    struct slice upstream = slice_from_str(want->upstream);
+    record_state_put(&state, &(struct record_state){.state = want->state,
+                                                    .route = record_route(upstream),
+                                                    .due_ms = want->due_ms,
+                                                    .upstream = upstream,
+                                                    .recipient_count = recipients,
+                                                    .recipients = buf_slice(&list)});
+    assert_false(list.overflow || state.overflow);
+    return buf_slice(&state);
+}
+
+static struct slice envelope_make(const struct want *want, uint64_t bytes, uint32_t pieces)
+{
+    struct buf list;
+    struct buf envelope;
+    buf_init(&list, record_memory[0], RECORD_BYTES);
+    buf_init(&envelope, record_memory[2], RECORD_BYTES);
+    uint32_t recipients = want->recipients == 0 ? 1 : want->recipients;
+    for (uint32_t index = 0; index < recipients; index++) {
+        record_recipient_put(&list, SLICE("c@example.jp"));
+    }
+    record_envelope_put(&envelope,
+                        &(struct record_envelope){
+                            .arrived_ms = 1,
+                            .body_bytes = bytes,
+                            .chunk_count = pieces,
+                            .recipient_count = recipients,
+                            .client = SLICE("192.0.2.1"),
+                            .sender = SLICE("a@example.jp"),
+                            .subject = slice_from_str(want->subject == NULL ? "" : want->subject),
+                            .recipients = buf_slice(&list)});
+    assert_false(list.overflow || envelope.overflow);
+    return buf_slice(&envelope);
+}
+
+static struct msg_id id_of(uint64_t number)
+{
+    return msg_id_make(number, 7);
+}
+
+/* Eight bytes of a body: they depend on the id and on where they stand, and recur nowhere. */
+static uint64_t body_word(uint64_t number, uint64_t index)
+{
+    uint64_t word = (number << 40 | index) + 0x9e3779b97f4a7c15u;
+    word = (word ^ word >> 30) * 0xbf58476d1ce4e5b9u;
+    word = (word ^ word >> 27) * 0x94d049bb133111ebu;
+    return word ^ word >> 31;
+}
+
+static void body_fill(uint8_t *to, size_t len, uint64_t number, uint64_t offset)
+{
+    uint64_t word = body_word(number, offset / 8);
+    for (size_t index = 0; index < len; index++) {
+        uint64_t at = offset + index;
+        if (at % 8 == 0) {
+            word = body_word(number, at / 8);
+        }
+        to[index] = (uint8_t)(word >> 8 * (at % 8));
+    }
+}
+
+/* Appends all pieces; commits after each every-th when every is not 0. Returns how many. */
+static uint32_t body_append(struct fixture *f, uint64_t number, uint64_t bytes, uint32_t every)
+{
+    static _Thread_local uint8_t piece[BODY_CHUNK_BYTES_MAX];
+    struct msg_id id = id_of(number);
+    uint32_t pieces = 0;
+    for (uint64_t done = 0; done < bytes; pieces++) {
+        size_t len = (size_t)u64_min(store_piece_bytes(f->store), bytes - done);
+        body_fill(piece, len, number, done);
+        assert_int_equal(store_body_append(f->store, &id, pieces, slice_of(piece, len)), ERR_OK);
+        done += len;
+        if (every != 0 && pieces % every == every - 1) {
+            assert_int_equal(store_commit(f->store), ERR_OK);
+            assert_int_equal(store_begin(f->store), ERR_OK);
+        }
+    }
+    return pieces;
+}
+
+static void message_put(struct fixture *f, uint64_t number, uint64_t bytes, const struct want *want)
+{
+    struct msg_id id = id_of(number);
+    uint32_t pieces = body_append(f, number, bytes, 0);
+    struct slice state = state_make(want);
+    struct slice envelope = envelope_make(want, bytes, pieces);
+    assert_int_equal(store_message_add(f->store, &id, envelope, state), ERR_OK);
+}
+
+static void message_commit(struct fixture *f, uint64_t number, uint64_t bytes,
+                           const struct want *want)
+{
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    message_put(f, number, bytes, want);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+}
+
+static void message_drop(struct fixture *f, uint64_t number)
+{
+    struct msg_id id = id_of(number);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(store_message_remove(f->store, &id), ERR_OK);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+}
+
+static enum err message_read(struct store_reader *reader, uint64_t number)
+{
+    static _Thread_local uint8_t memory[RECORD_BYTES];
+    struct buf to;
+    buf_init(&to, memory, sizeof memory);
+    struct msg_id id = id_of(number);
+    struct slice envelope;
+    struct slice state;
+    size_t needed;
+    enum err err = store_read_message(reader, &id, &to, &envelope, &state, &needed);
+    if (err == ERR_OK) {
+        struct record_envelope e;
+        struct record_state s;
+        assert_int_equal(record_envelope_get(envelope, &e), ERR_OK);
+        assert_int_equal(record_state_get(state, &s), ERR_OK);
+    }
+    return err;
+}
+
+/* Reads a whole body through a buffer of cap bytes. ERR_SYNTAX: it is not what was written. */
+static enum err body_read(struct store_reader *reader, uint64_t number, uint64_t bytes, size_t cap)
+{
+    static _Thread_local uint8_t memory[256 << 10];
+    static _Thread_local uint8_t expected[256 << 10];
+    struct msg_id id = id_of(number);
+    for (uint64_t offset = 0;;) {
+        struct buf to;
+        buf_init(&to, memory, cap);
+        enum err err = store_read_body(reader, &id, offset, &to);
+        if (err != ERR_OK) {
+            return err;
+        }
+        if (to.len == 0) {
+            return offset == bytes ? ERR_OK : ERR_SYNTAX;
+        }
+        body_fill(expected, to.len, number, offset);
+        if (offset + to.len > bytes || memcmp(expected, memory, to.len) != 0) {
+            return ERR_SYNTAX;
+        }
+        offset += to.len;
+    }
+}
+
+/* ---- the file, from outside ---- */
+
+static void file_path(const struct fixture *f, const char *name, char to[160])
+{
+    snprintf(to, 160, "%s/%s", f->directory, name);
+}
+
+static uint8_t *file_load(const struct fixture *f, size_t *out_len)
+{
+    char path[160];
+    file_path(f, "data.mdb", path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    assert_true(fd >= 0 && fstat(fd, &st) == 0);
+    uint8_t *bytes = malloc((size_t)st.st_size);
+    assert_non_null(bytes);
+    assert_int_equal(pread(fd, bytes, (size_t)st.st_size, 0), st.st_size);
+    close(fd);
+    *out_len = (size_t)st.st_size;
+    return bytes;
+}
+
+/* Xors the byte at `at` of every place in the file where the pattern stands. */
+static size_t file_flip(const struct fixture *f, struct slice pattern, size_t at, uint8_t mask)
+{
+    char path[160];
+    file_path(f, "data.mdb", path);
+    size_t len;
+    uint8_t *bytes = file_load(f, &len);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    size_t found = 0;
+    for (size_t from = 0; from + pattern.len <= len; from++) {
+        const uint8_t *place = memmem(bytes + from, len - from, pattern.data, pattern.len);
+        if (place == NULL) {
+            break;
+        }
+        from = (size_t)(place - bytes);
+        uint8_t byte = (uint8_t)(bytes[from + at] ^ mask);
+        assert_int_equal(pwrite(fd, &byte, 1, (off_t)(from + at)), 1);
+        found++;
+    }
+    close(fd);
+    free(bytes);
+    return found;
+}
+
+/* ---- opening ---- */
+
+static void test_new_queue_is_empty_and_reopens(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    struct store_summary first = summary_of(f);
+    assert_int_equal(first.count_by_state[MESSAGE_QUEUED], 0);
+    assert_int_equal(first.body_bytes, 0);
+    assert_int_equal(first.last_id, 0);
+    assert_int_equal(first.bytes_max, 1024 * MIB);
+    assert_true(first.pages_used_bytes > 0 && first.pages_used_bytes < 100000);
+    assert_true(store_piece_bytes(f->store) <= BODY_CHUNK_BYTES_MAX);
+    assert_true(store_piece_bytes(f->store) > BODY_CHUNK_BYTES_MAX / 2);
+    struct stat st;
+    assert_int_equal(stat(f->directory, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0700);
+    char path[160];
+    file_path(f, "data.mdb", path);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    queue_reopen(f);
+    struct store_summary second = summary_of(f);
+    assert_int_equal(first.box, second.box);
+    assert_int_equal(f->report.messages, 0);
+    assert_int_equal(f->report.discarded, 0);
+    assert_string_equal(f->report.problem, "");
+}
+
+static void test_creation_that_was_cut_off_is_made_again(void **state)
+{
+    struct fixture *f = *state;
+    char path[160];
+    assert_int_equal(mkdir(f->directory, 0700), 0);
+    file_path(f, "new.mdb", path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0 && write(fd, "half", 4) == 4);
+    close(fd);
+    queue_open(f);
+    struct stat st;
+    assert_int_equal(stat(path, &st), -1);
+}
+
+/* Runs fn in a child; returns its exit status, or 128 + the signal. */
+static int in_child(void (*fn)(struct fixture *), struct fixture *f)
+{
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        fn(f);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void child_second_owner(struct fixture *f)
+{
+    struct store *store = NULL;
+    struct store_report report;
+    enum err err = store_open(&store, &f->config, &report);
+    char pid[32];
+    snprintf(pid, sizeof pid, "process %ld", (long)getppid());
+    _exit(err == ERR_BUSY && store == NULL && strstr(report.problem, pid) != NULL ? 0 : 1);
+}
+
+static void test_second_owner_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    struct store *store = NULL;
+    struct store_report report;
+    assert_int_equal(store_open(&store, &f->config, &report), ERR_BUSY);
+    assert_null(store);
+    assert_non_null(strstr(report.problem, "in use"));
+    assert_int_equal(in_child(child_second_owner, f), 0);
+    queue_reopen(f); /* the refusal took nothing from the owner */
+}
+
+static void child_reads_beside(struct fixture *f)
+{
+    struct fixture other = {.config = f->config};
+    other.config.read_only = true;
+    if (queue_try(&other) != ERR_OK || other.report.messages != 1) {
+        _exit(1);
+    }
+    _exit(message_read(other.reader, 1) == ERR_OK && body_read(other.reader, 1, 70000, 4096) == 0
+              ? 0
+              : 2);
+}
+
+static void test_read_only_beside_the_owner_and_alone(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 1, 70000, &plain);
+    assert_int_equal(in_child(child_reads_beside, f), 0);
+    message_drop(f, 1);
+    message_commit(f, 1, 70000, &plain);
+    queue_close(f);
+    char lock[160];
+    file_path(f, "lock.mdb", lock);
+    assert_int_equal(unlink(lock), 0);
+    assert_int_equal(in_child(child_reads_beside, f), 0);
+    f->config.read_only = true;
+    queue_open(f);
+    assert_int_equal(summary_of(f).count_by_state[MESSAGE_QUEUED], 1);
+    queue_close(f);
+    f->config.read_only = false;
+    queue_open(f);
+}
+
+static void test_read_only_makes_nothing(void **state)
+{
+    struct fixture *f = *state;
+    f->config.read_only = true;
+    assert_int_equal(queue_try(f), ERR_NOT_FOUND);
+    struct stat st;
+    assert_int_equal(stat(f->directory, &st), -1);
+    assert_int_not_equal(f->report.problem[0], '\0');
+}
+
+static void test_newer_version_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    queue_close(f);
+    assert_true(file_flip(f, slice_of("tasukiQ\0\0\0\0\1", 12), 11, 1 ^ 2) > 0);
+    assert_int_equal(queue_try(f), ERR_VERSION);
+    assert_non_null(strstr(f->report.problem, "newer"));
+    f->config.read_only = true;
+    assert_int_equal(queue_try(f), ERR_VERSION);
+}
+
+static void test_damaged_format_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    queue_close(f);
+    assert_true(file_flip(f, slice_of("tasukiQ\0\0\0\0\1", 12), 14, 0x40) > 0);
+    assert_int_equal(queue_try(f), ERR_DAMAGED);
+}
+
+static void test_cut_file_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    static const off_t lengths[] = {300000, 12288, 8192, 4096, 100, 0};
+    queue_open(f);
+    message_commit(f, 1, 1000000, &plain);
+    queue_close(f);
+    char path[160];
+    file_path(f, "data.mdb", path);
+    for (size_t index = 0; index < sizeof lengths / sizeof lengths[0]; index++) {
+        assert_int_equal(truncate(path, lengths[index]), 0);
+        assert_int_equal(queue_try(f), ERR_DAMAGED);
+        assert_int_not_equal(f->report.problem[0], '\0');
+    }
+    assert_int_equal(unlink(path), 0); /* gone is not the same as never made */
+    assert_int_equal(queue_try(f), ERR_DAMAGED);
+}
+
+static void test_not_a_queue_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    queue_close(f);
+    char path[160];
+    file_path(f, "data.mdb", path);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    uint8_t zeros[8192] = {0};
+    assert_int_equal(write(fd, zeros, sizeof zeros), sizeof zeros);
+    close(fd);
+    assert_int_equal(queue_try(f), ERR_DAMAGED);
+    f->config.directory = "/proc/version";
+    assert_int_equal(queue_try(f), ERR_DAMAGED);
+}
+
+static void test_queue_keeps_its_chunk_size_until_it_is_empty(void **state)
+{
+    struct fixture *f = *state;
+    f->config.chunk_bytes = 1000;
+    queue_open(f);
+    assert_int_equal(store_piece_bytes(f->store), 65000);
+    message_commit(f, 1, 200000, &plain);
+    f->config.chunk_bytes = 4072;
+    queue_reopen(f);
+    assert_int_equal(store_piece_bytes(f->store), 65000);
+    assert_int_equal(body_read(f->reader, 1, 200000, 5000), ERR_OK);
+    message_drop(f, 1);
+    queue_reopen(f);
+    assert_int_equal(store_piece_bytes(f->store), 65152);
+    message_commit(f, 2, 200000, &plain);
+    queue_reopen(f);
+    assert_int_equal(body_read(f->reader, 2, 200000, 5000), ERR_OK);
+}
+
+static void test_smaller_queue_max_still_opens(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 1, 8 * MIB, &plain);
+    f->config.queue_bytes_max = MIB;
+    queue_reopen(f);
+    assert_false(store_has_room(f->store, 0));
+    assert_int_equal(body_read(f->reader, 1, 8 * MIB, 65536), ERR_OK);
+    message_drop(f, 1);
+    assert_true(store_has_room(f->store, 1000));
+}
+
+/* ---- bodies ---- */
+
+static void body_round(struct fixture *f, uint64_t number, uint64_t bytes)
+{
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    uint32_t pieces = body_append(f, number, bytes, 40);
+    struct msg_id id = id_of(number);
+    struct slice state = state_make(&plain);
+    struct slice envelope = envelope_make(&plain, bytes, pieces);
+    assert_int_equal(store_message_add(f->store, &id, envelope, state), ERR_OK);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    assert_int_equal(body_read(f->reader, number, bytes, 256 << 10), ERR_OK);
+    assert_int_equal(body_read(f->reader, number, bytes, 65521), ERR_OK);
+    if (bytes <= 200000) {
+        assert_int_equal(body_read(f->reader, number, bytes, 37), ERR_OK);
+    }
+}
+
+static void test_bodies_are_byte_exact(void **state)
+{
+    struct fixture *f = *state;
+    static const uint32_t chunks[] = {4072, 16360, 65512, 65536};
+    uint64_t number = 1;
+    for (size_t index = 0; index < 4; index++) {
+        f->config.chunk_bytes = chunks[index];
+        queue_open(f);
+        uint64_t c = chunks[index];
+        uint64_t p = store_piece_bytes(f->store);
+        const uint64_t sizes[] = {0,
+                                  1,
+                                  500,
+                                  1999,
+                                  2000,
+                                  2020,
+                                  2040,
+                                  4095,
+                                  4096,
+                                  c - 1,
+                                  c,
+                                  c + 1,
+                                  2 * c,
+                                  p - 1,
+                                  p,
+                                  p + 1,
+                                  2 * p,
+                                  3 * p + 17,
+                                  index == 1 ? 64 * MIB : MIB};
+        for (size_t size = 0; size < sizeof sizes / sizeof sizes[0]; size++) {
+            body_round(f, number++, sizes[size]);
+        }
+        queue_close(f);
+        queue_open(f);
+        uint64_t back = number - sizeof sizes / sizeof sizes[0];
+        for (size_t size = 0; size < sizeof sizes / sizeof sizes[0]; size++) {
+            assert_int_equal(body_read(f->reader, back, sizes[size], 65536), ERR_OK);
+            message_drop(f, back++);
+        }
+        assert_int_equal(summary_of(f).body_bytes, 0);
+        queue_close(f);
+    }
+}
+
+static void test_body_read_errors(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    uint8_t memory[16];
+    struct buf to;
+    buf_init(&to, memory, sizeof memory);
+    struct msg_id id = id_of(1);
+    assert_int_equal(store_read_body(f->reader, &id, 0, &to), ERR_NOT_FOUND);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    body_append(f, 1, 5000, 0);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    assert_int_equal(store_read_body(f->reader, &id, 0, &to), ERR_NOT_FOUND); /* not a message */
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    struct slice record = state_make(&plain);
+    assert_int_equal(store_message_add(f->store, &id, envelope_make(&plain, 5000, 1), record),
+                     ERR_OK);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    assert_int_equal(store_read_body(f->reader, &id, 4999, &to), ERR_OK);
+    assert_int_equal(to.len, 1);
+    assert_int_equal(store_read_body(f->reader, &id, 5000, &to), ERR_OK);
+    assert_int_equal(to.len, 1);
+    assert_int_equal(store_read_body(f->reader, &id, UINT64_MAX, &to), ERR_OK);
+    assert_int_equal(to.len, 1);
+    message_drop(f, 1);
+    buf_reset(&to);
+    assert_int_equal(store_read_body(f->reader, &id, 0, &to), ERR_NOT_FOUND);
+}
+
+static void test_discard_frees_what_was_appended(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    uint64_t used = summary_of(f).pages_used_bytes;
+    struct msg_id id = id_of(5);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(store_body_discard(f->store, &id), ERR_OK); /* there was nothing */
+    body_append(f, 5, 3 * MIB, 7);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    assert_true(summary_of(f).pages_used_bytes >= used + 3 * MIB);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(store_body_discard(f->store, &id), ERR_OK);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    assert_true(summary_of(f).pages_used_bytes < used + 65536);
+    message_commit(f, 5, 100, &plain); /* the id can begin again */
+    assert_int_equal(body_read(f->reader, 5, 100, 100), ERR_OK);
+}
+
+static uint64_t resident_bytes(void)
+{
+    unsigned long total = 0;
+    unsigned long resident = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%lu %lu", &total, &resident), 2);
+    fclose(file);
+    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static void test_reading_and_removing_bodies_keeps_memory_bounded(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    for (uint64_t number = 1; number <= 40; number++) {
+        message_commit(f, number, 10 * MIB, &plain);
+    }
+    queue_reopen(f);
+    uint64_t before = resident_bytes();
+    uint64_t most = before;
+    for (uint64_t number = 1; number <= 40; number++) {
+        assert_int_equal(body_read(f->reader, number, 10 * MIB, 65536), ERR_OK);
+        most = u64_max(most, resident_bytes());
+    }
+    assert_true(most < before + 48 * MIB);
+    for (uint64_t number = 1; number <= 40; number++) {
+        message_drop(f, number);
+        most = u64_max(most, resident_bytes());
+    }
+    assert_true(most < before + 64 * MIB);
+    assert_int_equal(summary_of(f).body_bytes, 0);
+}
+
+/* ---- messages ---- */
+
+static void test_message_is_read_as_written(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 9, 10, &plain);
+    assert_int_equal(summary_of(f).last_id, 9);
+    struct msg_id id = id_of(9);
+    uint8_t memory[4096] = "abc";
+    struct buf to;
+    buf_init(&to, memory, sizeof memory);
+    to.len = 3;
+    struct slice envelope;
+    struct slice record;
+    size_t needed = 0;
+    assert_int_equal(store_read_message(f->reader, &id, &to, &envelope, &record, &needed), ERR_OK);
+    assert_true(slice_equal(record, state_make(&plain)));
+    assert_true(slice_equal(envelope, envelope_make(&plain, 10, 1)));
+    assert_int_equal(to.len, 3 + envelope.len + record.len);
+    assert_memory_equal(memory, "abc", 3);
+    size_t exact = envelope.len + record.len;
+    buf_init(&to, memory, exact - 1);
+    assert_int_equal(store_read_message(f->reader, &id, &to, &envelope, &record, &needed),
+                     ERR_LIMIT);
+    assert_int_equal(needed, exact);
+    assert_int_equal(to.len, 0);
+    buf_init(&to, memory, exact);
+    assert_int_equal(store_read_message(f->reader, &id, &to, &envelope, &record, &needed), ERR_OK);
+    id = id_of(10);
+    assert_int_equal(store_read_message(f->reader, &id, &to, &envelope, &record, &needed),
+                     ERR_NOT_FOUND);
+}
+
+static void test_nothing_is_seen_before_the_commit_nor_after_an_abort(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    message_put(f, 1, 5000, &plain);
+    assert_int_equal(message_read(f->reader, 1), ERR_NOT_FOUND);
+    assert_int_equal(summary_of(f).count_by_state[MESSAGE_QUEUED], 0);
+    store_abort(f->store);
+    assert_int_equal(message_read(f->reader, 1), ERR_NOT_FOUND);
+    assert_int_equal(summary_of(f).last_id, 0);
+    message_commit(f, 1, 5000, &plain);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    struct msg_id id = id_of(1);
+    assert_int_equal(store_message_remove(f->store, &id), ERR_OK);
+    assert_int_equal(message_read(f->reader, 1), ERR_OK);
+    store_abort(f->store);
+    assert_int_equal(body_read(f->reader, 1, 5000, 999), ERR_OK);
+}
+
+static void test_errors_of_writing(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    struct msg_id id = id_of(1);
+    uint8_t memory[RECORD_BYTES];
+    struct buf to;
+    buf_init(&to, memory, sizeof memory);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(store_message_update(f->store, &id, state_make(&plain)), ERR_NOT_FOUND);
+    assert_int_equal(store_message_remove(f->store, &id), ERR_NOT_FOUND);
+    assert_int_equal(store_state_get(f->store, &id, &to), ERR_NOT_FOUND);
+    message_put(f, 1, 100, &plain); /* ERR_NOT_FOUND left the transaction as it was */
+    assert_int_equal(store_state_get(f->store, &id, &to), ERR_OK);
+    assert_true(slice_equal(buf_slice(&to), state_make(&plain)));
+    buf_init(&to, memory, 5);
+    assert_int_equal(store_state_get(f->store, &id, &to), ERR_LIMIT);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(
+        store_message_add(f->store, &id, envelope_make(&plain, 0, 0), state_make(&plain)),
+        ERR_EXISTS);
+    store_abort(f->store);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(store_message_update(f->store, &id, SLICE("no record")), ERR_DAMAGED);
+    store_abort(f->store);
+    assert_int_equal(body_read(f->reader, 1, 100, 100), ERR_OK);
+}
+
+struct rows {
+    uint64_t numbers[64];
+    size_t count, damaged, stop_after;
+};
+
+static bool row_take(void *ctx, const struct store_row *row)
+{
+    struct rows *rows = ctx;
+    rows->numbers[rows->count++] = msg_id_time_and_sequence(&row->id);
+    rows->damaged += row->envelope.len == 0;
+    assert_int_equal(row->envelope.len == 0, row->state.len == 0);
+    return rows->count != rows->stop_after;
+}
+
+static void test_rows_are_walked_in_order_and_resumed(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    struct rows rows = {0};
+    struct msg_id next = id_of(0);
+    assert_int_equal(store_read_rows(f->reader, &next, 10, row_take, &rows, &next), ERR_NOT_FOUND);
+    for (uint64_t number = 25; number >= 1; number--) {
+        message_commit(f, number * 10, 10, &plain);
+    }
+    next = id_of(0);
+    enum err err = ERR_OK;
+    for (size_t turn = 0; turn < 3; turn++) {
+        assert_int_equal(err, ERR_OK);
+        err = store_read_rows(f->reader, &next, 10, row_take, &rows, &next);
+    }
+    assert_int_equal(err, ERR_NOT_FOUND);
+    assert_int_equal(rows.count, 25);
+    for (size_t index = 0; index < 25; index++) {
+        assert_int_equal(rows.numbers[index], (index + 1) * 10);
+    }
+    rows = (struct rows){.stop_after = 3};
+    struct msg_id from = id_of(41); /* between two */
+    assert_int_equal(store_read_rows(f->reader, &from, 10, row_take, &rows, &next), ERR_OK);
+    assert_int_equal(rows.count, 3);
+    assert_int_equal(rows.numbers[0], 50);
+    assert_int_equal(msg_id_time_and_sequence(&next), 80);
+    rows = (struct rows){0};
+    from = id_of(160);
+    assert_int_equal(store_read_rows(f->reader, &from, 10, row_take, &rows, &next), ERR_NOT_FOUND);
+    assert_int_equal(rows.count, 10); /* exactly max, and the end */
+}
+
+/* ---- the due index ---- */
+
+static int due_compare(const void *a, const void *b)
+{
+    const struct store_due *x = a;
+    const struct store_due *y = b;
+    return x->due_ms != y->due_ms ? (x->due_ms < y->due_ms ? -1 : 1)
+                                  : msg_id_compare(&x->id, &y->id);
+}
+
+static void test_due_index_is_in_order_and_resumes(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const upstreams[] = {"main", "second", "third"};
+    struct store_due model[3][300];
+    size_t counts[3] = {0};
+    queue_open(f);
+    enum err err;
+    uint32_t routes[8];
+    assert_int_equal(store_due_routes(f->store, routes, 8, &err), 0);
+    assert_int_equal(err, ERR_OK);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    for (uint64_t number = 1; number <= 300; number++) {
+        size_t upstream = rng() % 3;
+        struct want want = {.state = rng() % 4 == 0 ? MESSAGE_HELD : MESSAGE_QUEUED,
+                            .upstream = upstreams[upstream],
+                            .due_ms = rng() % 40};
+        message_put(f, number, 1, &want);
+        if (want.state == MESSAGE_QUEUED) {
+            model[upstream][counts[upstream]++] =
+                (struct store_due){.due_ms = want.due_ms, .id = id_of(number)};
+        }
+    }
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    assert_int_equal(store_due_routes(f->store, routes, 8, &err), 3);
+    assert_int_equal(err, ERR_OK);
+    assert_true(routes[0] < routes[1] && routes[1] < routes[2]);
+    assert_int_equal(store_due_routes(f->store, routes, 2, &err), 2);
+    for (size_t upstream = 0; upstream < 3; upstream++) {
+        qsort(model[upstream], counts[upstream], sizeof(struct store_due), due_compare);
+        uint32_t route = record_route(slice_from_str(upstreams[upstream]));
+        struct store_due got[7];
+        struct store_due after = {0};
+        size_t at = 0;
+        for (;;) {
+            size_t count = store_due_after(f->store, route, at == 0 ? NULL : &after, got, 7, &err);
+            assert_int_equal(err, ERR_OK);
+            if (count == 0) {
+                break;
+            }
+            for (size_t index = 0; index < count; index++, at++) {
+                assert_true(at < counts[upstream]);
+                assert_int_equal(due_compare(&got[index], &model[upstream][at]), 0);
+            }
+            after = got[count - 1];
+        }
+        assert_int_equal(at, counts[upstream]);
+    }
+}
+
+/* ---- counts, against a model ---- */
+
+struct model_message {
+    bool there;
+    enum message_state state;
+    uint64_t bytes;
+    uint64_t due_ms;
+};
+
+static void model_compare(struct fixture *f, const struct model_message *model)
+{
+    struct store_summary summary = summary_of(f);
+    uint64_t counts[MESSAGE_STATE_COUNT] = {0};
+    uint64_t bytes = 0;
+    for (size_t index = 0; index < MODEL_IDS; index++) {
+        if (model[index].there) {
+            counts[model[index].state]++;
+            bytes += model[index].bytes;
+        }
+    }
+    for (size_t index = 0; index < MESSAGE_STATE_COUNT; index++) {
+        assert_int_equal(summary.count_by_state[index], counts[index]);
+    }
+    assert_int_equal(summary.body_bytes, bytes);
+    static struct store_due dues[MODEL_IDS];
+    enum err err;
+    size_t count =
+        store_due_after(f->store, record_route(SLICE("main")), NULL, dues, MODEL_IDS, &err);
+    assert_int_equal(err, ERR_OK);
+    assert_int_equal(count, counts[MESSAGE_QUEUED]);
+    for (size_t index = 0; index < count; index++) {
+        uint64_t number = msg_id_time_and_sequence(&dues[index].id);
+        assert_true(number >= 1 && number <= MODEL_IDS && model[number - 1].there);
+        assert_int_equal(model[number - 1].due_ms, dues[index].due_ms);
+    }
+}
+
+static void model_step(struct fixture *f, struct model_message *message, uint64_t number)
+{
+    struct want want = {.state = (enum message_state)(rng() % MESSAGE_STATE_COUNT),
+                        .upstream = "main",
+                        .due_ms = rng() % 1000,
+                        .text = rng() % 512};
+    struct msg_id id = id_of(number);
+    if (!message->there) {
+        uint64_t bytes = rng() % 10 == 0 ? rng() % 200000 : rng() % 3000;
+        if (rng() % 8 == 0) {
+            body_append(f, number, bytes, 0);
+            assert_int_equal(store_body_discard(f->store, &id), ERR_OK);
+        }
+        message_put(f, number, bytes, &want);
+        *message = (struct model_message){true, want.state, bytes, want.due_ms};
+    } else if (rng() % 3 == 0) {
+        assert_int_equal(store_message_remove(f->store, &id), ERR_OK);
+        message->there = false;
+    } else {
+        assert_int_equal(store_message_update(f->store, &id, state_make(&want)), ERR_OK);
+        message->state = want.state;
+        message->due_ms = want.due_ms;
+    }
+}
+
+static void test_counts_are_exact_through_random_operations(void **state)
+{
+    struct fixture *f = *state;
+    static struct model_message model[MODEL_IDS];
+    static struct model_message before[MODEL_IDS];
+    memset(model, 0, sizeof model);
+    queue_open(f);
+    for (size_t op = 0; op < MODEL_OPS;) {
+        memcpy(before, model, sizeof model);
+        assert_int_equal(store_begin(f->store), ERR_OK);
+        for (size_t batch = 1 + rng() % 60; batch > 0; batch--, op++) {
+            uint64_t number = 1 + rng() % MODEL_IDS;
+            model_step(f, &model[number - 1], number);
+        }
+        if (rng() % 10 == 0) {
+            store_abort(f->store);
+            memcpy(model, before, sizeof model);
+        } else {
+            assert_int_equal(store_commit(f->store), ERR_OK);
+        }
+        if (rng() % 10 == 0) {
+            queue_reopen(f);
+        }
+        model_compare(f, model);
+    }
+    for (uint64_t number = 1; number <= MODEL_IDS; number++) {
+        const struct model_message *message = &model[number - 1];
+        assert_int_equal(message_read(f->reader, number), message->there ? ERR_OK : ERR_NOT_FOUND);
+        assert_int_equal(body_read(f->reader, number, message->bytes, 65536),
+                         message->there ? ERR_OK : ERR_NOT_FOUND);
+    }
+}
+
+/* ---- recovery ---- */
+
+static void child_dies_receiving(struct fixture *f)
+{
+    queue_open(f);
+    message_commit(f, 1, 100000, &plain);
+    for (uint64_t number = 2; number <= 4; number++) {
+        assert_int_equal(store_begin(f->store), ERR_OK);
+        body_append(f, number, 400000, 1);
+        assert_int_equal(store_commit(f->store), ERR_OK);
+    }
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    message_put(f, 5, 100000, &plain); /* never committed */
+    raise(SIGKILL);
+}
+
+static void test_recovery_discards_bodies_without_a_message(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(in_child(child_dies_receiving, f), 128 + SIGKILL);
+    queue_open(f);
+    assert_int_equal(f->report.messages, 1);
+    assert_int_equal(f->report.discarded, 3);
+    assert_true(summary_of(f).pages_used_bytes < 300000);
+    assert_int_equal(body_read(f->reader, 1, 100000, 65536), ERR_OK);
+    assert_int_equal(message_read(f->reader, 5), ERR_NOT_FOUND);
+    assert_int_equal(summary_of(f).last_id, 4);
+    queue_reopen(f);
+    assert_int_equal(f->report.discarded, 0);
+}
+
+static void test_recovery_discards_more_than_one_batch(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    for (uint64_t number = 1; number <= 600; number++) {
+        body_append(f, number, 10, 0);
+    }
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    queue_reopen(f);
+    assert_int_equal(f->report.discarded, 600);
+}
+
+/* ---- damage ---- */
+
+static void test_damaged_records_are_found_and_the_rest_is_read(void **state)
+{
+    struct fixture *f = *state;
+    struct want envelope = plain;
+    struct want record = plain;
+    envelope.subject = "envelope-marker";
+    record.upstream = "state-marker";
+    queue_open(f);
+    message_commit(f, 1, 1000, &plain);
+    message_commit(f, 2, 1000, &envelope);
+    message_commit(f, 3, 1000, &record);
+    message_commit(f, 4, 200000, &plain);
+    message_commit(f, 5, 1000, &plain);
+    queue_close(f);
+    uint8_t place[64];
+    body_fill(place, sizeof place, 4, 100000);
+    assert_true(file_flip(f, SLICE("envelope-marker"), 3, 0x01) > 0);
+    assert_true(file_flip(f, SLICE("state-marker"), 0, 0x80) > 0);
+    assert_true(file_flip(f, slice_of(place, sizeof place), 20, 0x10) > 0);
+    queue_open(f);
+    assert_int_equal(message_read(f->reader, 1), ERR_OK);
+    assert_int_equal(message_read(f->reader, 2), ERR_DAMAGED);
+    assert_int_equal(body_read(f->reader, 2, 1000, 100), ERR_DAMAGED);
+    assert_int_equal(message_read(f->reader, 3), ERR_DAMAGED);
+    assert_int_equal(message_read(f->reader, 4), ERR_OK);
+    assert_int_equal(body_read(f->reader, 4, 200000, 65536), ERR_DAMAGED);
+    assert_int_equal(message_read(f->reader, 5), ERR_OK);
+    assert_int_equal(body_read(f->reader, 5, 1000, 100), ERR_OK);
+    struct rows rows = {0};
+    struct msg_id next = id_of(0);
+    assert_int_equal(store_read_rows(f->reader, &next, 10, row_take, &rows, &next), ERR_NOT_FOUND);
+    assert_int_equal(rows.count, 5);
+    assert_int_equal(rows.damaged, 2);
+    struct msg_id id = id_of(3);
+    uint8_t memory[4096];
+    struct buf to;
+    buf_init(&to, memory, sizeof memory);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(store_state_get(f->store, &id, &to), ERR_DAMAGED);
+    struct want held = {.state = MESSAGE_HELD, .upstream = "main"};
+    assert_int_equal(store_message_update(f->store, &id, state_make(&held)), ERR_OK);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    assert_int_equal(message_read(f->reader, 3), ERR_OK);
+    assert_int_equal(summary_of(f).count_by_state[MESSAGE_HELD], 1);
+    assert_int_equal(summary_of(f).count_by_state[MESSAGE_QUEUED], 4);
+    for (uint64_t number = 1; number <= 5; number++) {
+        message_drop(f, number); /* damaged ones can be removed too */
+    }
+    assert_int_equal(summary_of(f).count_by_state[MESSAGE_QUEUED], 0);
+    assert_int_equal(summary_of(f).body_bytes, 0);
+    queue_reopen(f);
+    assert_int_equal(f->report.messages, 0);
+}
+
+static void test_removing_a_message_with_a_damaged_state_keeps_counts(void **state)
+{
+    struct fixture *f = *state;
+    struct want want = {.state = MESSAGE_QUEUED, .upstream = "state-marker", .due_ms = 5};
+    queue_open(f);
+    message_commit(f, 1, 1000, &want);
+    message_commit(f, 2, 500, &plain);
+    queue_close(f);
+    assert_true(file_flip(f, SLICE("state-marker"), 4, 0x02) > 0);
+    queue_open(f);
+    message_drop(f, 1);
+    struct store_summary summary = summary_of(f);
+    assert_int_equal(summary.count_by_state[MESSAGE_QUEUED], 1);
+    assert_int_equal(summary.count_by_state[MESSAGE_FAILED], 0);
+    assert_int_equal(summary.body_bytes, 500);
+    enum err err;
+    uint32_t routes[4];
+    assert_int_equal(store_due_routes(f->store, routes, 4, &err), 1);
+}
+
+static void test_damaged_index_is_made_anew(void **state)
+{
+    struct fixture *f = *state;
+    struct want want = {.state = MESSAGE_QUEUED, .upstream = "main", .due_ms = 0x0123456789abcdef};
+    struct msg_id id = id_of(2);
+    uint8_t key[12 + MSG_ID_BYTES];
+    be32_put(key, record_route(SLICE("main")));
+    be64_put(key + 4, want.due_ms);
+    memcpy(key + 12, id.bytes, MSG_ID_BYTES);
+    queue_open(f);
+    message_commit(f, 1, 10, &plain);
+    message_commit(f, 2, 10, &want);
+    queue_close(f);
+    static const size_t flipped[] = {0, 6, 15}; /* in the route, the time, the id */
+    for (size_t turn = 0; turn < 3; turn++) {
+        assert_true(file_flip(f, slice_of(key, sizeof key), flipped[turn], 0x04) > 0);
+        queue_open(f);
+        struct store_due due[4];
+        uint32_t routes[4];
+        enum err err;
+        assert_int_equal(store_due_routes(f->store, routes, 4, &err), 1);
+        assert_int_equal(err, ERR_OK);
+        assert_int_equal(store_due_after(f->store, routes[0], NULL, due, 4, &err), 2);
+        assert_int_equal(err, ERR_OK);
+        assert_int_equal(due[1].due_ms, want.due_ms);
+        assert_int_equal(msg_id_compare(&due[1].id, &id), 0);
+        queue_close(f);
+    }
+}
+
+static void test_damaged_summary_is_counted_anew(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    for (uint64_t number = 1; number <= 0x35; number++) {
+        message_commit(f, number, 0x1357, &plain);
+    }
+    queue_close(f);
+    uint8_t place[16];
+    be64_put(place, 0x35 * 0x1357); /* body_bytes, then last_id */
+    be64_put(place + 8, 0x35);
+    assert_true(file_flip(f, slice_of(place, sizeof place), 5, 0xff) > 0);
+    queue_open(f);
+    struct store_summary summary = summary_of(f);
+    assert_int_equal(summary.count_by_state[MESSAGE_QUEUED], 0x35);
+    assert_int_equal(summary.body_bytes, 0x35 * 0x1357);
+    assert_int_equal(summary.last_id, 0x35);
+}
+
+/* Flips one bit anywhere in what lies in body chunks and records: either it is found, or the bytes
+ * are the ones that were written. */
+static void test_no_flipped_bit_in_a_body_is_handed_out(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 1, 50000, &plain);
+    queue_close(f);
+    uint8_t place[32];
+    for (size_t turn = 0; turn < 100; turn++) {
+        uint64_t offset = rng() % (50000 - 200);
+        body_fill(place, sizeof place, 1, offset);
+        uint8_t mask = (uint8_t)(1u << rng() % 8);
+        if (file_flip(f, slice_of(place, sizeof place), 0, mask) == 0) {
+            continue; /* cut by a chunk's end */
+        }
+        queue_open(f);
+        assert_int_equal(body_read(f->reader, 1, 50000, 65536), ERR_DAMAGED);
+        queue_close(f);
+        place[0] ^= mask;
+        assert_true(file_flip(f, slice_of(place, sizeof place), 0, mask) > 0);
+    }
+    queue_open(f);
+    assert_int_equal(body_read(f->reader, 1, 50000, 65536), ERR_OK);
+}
+
+static int fault_fd;
+
+static void fault_handler(int number, siginfo_t *info, void *context)
+{
+    (void)number;
+    (void)context;
+    _exit(store_fault_explain(info->si_addr, fault_fd) ? 7 : 8);
+}
+
+static void child_reads_a_cut_file(struct fixture *f)
+{
+    struct sigaction action = {.sa_sigaction = fault_handler, .sa_flags = SA_SIGINFO};
+    sigaction(SIGBUS, &action, NULL);
+    queue_open(f);
+    message_commit(f, 1, 100000, &plain);
+    char path[160];
+    file_path(f, "data.mdb", path);
+    int local = 0;
+    if (store_fault_explain(&local, fault_fd) || truncate(path, 8192) != 0) {
+        _exit(1);
+    }
+    enum err err = message_read(f->reader, 1);
+    _exit(err == ERR_DAMAGED ? 7 : 2);
+}
+
+static void test_file_cut_while_in_use_is_explained(void **state)
+{
+    struct fixture *f = *state;
+    int ends[2];
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    fault_fd = ends[1];
+    assert_int_equal(in_child(child_reads_a_cut_file, f), 7);
+    char words[256] = "";
+    assert_true(read(ends[0], words, sizeof words - 1) > 0);
+    assert_non_null(strstr(words, "cut short"));
+    close(ends[0]);
+    close(ends[1]);
+}
+
+/* ---- a full queue ---- */
+
+static void test_full_queue_takes_no_mail_but_every_outcome(void **state)
+{
+    struct fixture *f = *state;
+    f->config.queue_bytes_max = 8 * MIB;
+    queue_open(f);
+    uint64_t number = 0;
+    assert_false(store_has_room(f->store, 8 * MIB));
+    assert_true(store_has_room(f->store, 4 * MIB));
+    for (;;) { /* in batches, as the queue thread does */
+        assert_int_equal(store_begin(f->store), ERR_OK);
+        size_t added = 0;
+        while (added < 20 && store_has_room(f->store, 2000)) {
+            number++;
+            struct want want = {.state = MESSAGE_QUEUED,
+                                .upstream = "main",
+                                .due_ms = number,
+                                .recipients = number % 16 == 0 ? 50 : 1};
+            message_put(f, number, 2000, &want);
+            added++;
+        }
+        assert_int_equal(store_commit(f->store), ERR_OK);
+        if (added < 20) {
+            break;
+        }
+    }
+    struct store_summary full = summary_of(f);
+    assert_true(full.pages_used_bytes <= 8 * MIB);
+    assert_true(number > 500);
+    assert_false(store_has_room(f->store, 2000));
+    for (uint64_t at = 1; at <= number; at++) { /* each recipient with the longest words */
+        struct want want = {.state = MESSAGE_QUEUED,
+                            .upstream = "main",
+                            .due_ms = at + 100000,
+                            .recipients = at % 16 == 0 ? 50 : 1,
+                            .text = RECORD_REPLY_TEXT_BYTES_MAX};
+        struct msg_id id = id_of(at);
+        assert_int_equal(store_begin(f->store), ERR_OK);
+        assert_int_equal(store_message_update(f->store, &id, state_make(&want)), ERR_OK);
+        assert_int_equal(store_commit(f->store), ERR_OK);
+    }
+    for (uint64_t at = 1; at <= number; at++) {
+        message_drop(f, at);
+    }
+    assert_true(store_has_room(f->store, 4 * MIB));
+    assert_true(summary_of(f).pages_used_bytes < 200000);
+}
+
+static void test_map_that_is_really_full_says_so(void **state)
+{
+    struct fixture *f = *state;
+    f->config.queue_bytes_max = MIB;
+    queue_open(f);
+    message_commit(f, 1, 1000, &plain);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    uint8_t piece[BODY_CHUNK_BYTES_MAX] = {0};
+    struct msg_id id = id_of(2);
+    enum err err = ERR_OK;
+    for (uint32_t index = 0; err == ERR_OK && index < 10000; index++) {
+        err = store_body_append(f->store, &id, index, slice_of(piece, store_piece_bytes(f->store)));
+    }
+    assert_int_equal(err, ERR_FULL);
+    store_abort(f->store);
+    assert_int_equal(body_read(f->reader, 1, 1000, 1000), ERR_OK);
+    message_drop(f, 1);
+}
+
+/* ---- a failing disk ---- */
+
+static void test_sync_failure_is_an_error_and_nothing_happened(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 1, 1000, &plain);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    message_put(f, 2, 1000, &plain);
+    fault = FAULT_SYNC;
+    assert_int_equal(store_commit(f->store), ERR_IO);
+    fault = FAULT_NONE;
+    assert_int_equal(summary_of(f).count_by_state[MESSAGE_QUEUED], 1);
+    assert_int_equal(message_read(f->reader, 2), ERR_NOT_FOUND);
+    message_commit(f, 2, 1000, &plain);
+    queue_reopen(f);
+    assert_int_equal(f->report.messages, 2);
+}
+
+static void test_full_disk_is_full_and_nothing_happened(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 1, 1000, &plain);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    message_put(f, 2, 300000, &plain);
+    fault = FAULT_DATA_FULL;
+    assert_int_equal(store_commit(f->store), ERR_FULL);
+    fault = FAULT_NONE;
+    assert_int_equal(message_read(f->reader, 2), ERR_NOT_FOUND);
+    message_commit(f, 2, 300000, &plain);
+    assert_int_equal(body_read(f->reader, 2, 300000, 65536), ERR_OK);
+}
+
+static void test_meta_failure_leaves_the_outcome_in_doubt(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 1, 1000, &plain);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    message_put(f, 2, 1000, &plain);
+    fault = FAULT_META;
+    assert_int_equal(store_commit(f->store), ERR_IN_DOUBT);
+    fault = FAULT_NONE;
+    assert_int_equal(store_begin(f->store), ERR_IN_DOUBT);
+    queue_reopen(f);
+    assert_true(f->report.messages == 1 || f->report.messages == 2);
+    assert_int_equal(message_read(f->reader, 1), ERR_OK);
+    assert_int_equal(message_read(f->reader, 2) == ERR_OK, f->report.messages == 2);
+    message_commit(f, 3, 1000, &plain);
+}
+
+/* ---- readers beside the writer ---- */
+
+struct watcher {
+    struct fixture *f;
+    struct store_reader *reader;
+    _Atomic bool *stop;
+    uint64_t read;
+    bool failed;
+};
+
+static void *watch(void *ctx)
+{
+    struct watcher *w = ctx;
+    uint64_t turn = 0;
+    while (!atomic_load(w->stop) || turn < 50) {
+        uint64_t number = 1 + turn++ % 40;
+        enum err err = body_read(w->reader, number, number * 3000, 20000);
+        w->failed = w->failed || (err != ERR_OK && err != ERR_NOT_FOUND);
+        err = message_read(w->reader, number);
+        w->failed = w->failed || (err != ERR_OK && err != ERR_NOT_FOUND);
+        struct rows rows = {0};
+        struct msg_id next = id_of(0);
+        err = store_read_rows(w->reader, &next, 20, row_take, &rows, &next);
+        w->failed = w->failed || (err != ERR_OK && err != ERR_NOT_FOUND) || rows.damaged != 0;
+        w->read++;
+    }
+    return NULL;
+}
+
+static void test_readers_see_whole_messages_while_the_writer_works(void **state)
+{
+    struct fixture *f = *state;
+    _Atomic bool stop = false;
+    struct watcher watchers[3];
+    pthread_t threads[3];
+    bool there[41] = {false};
+    queue_open(f);
+    for (size_t index = 0; index < 3; index++) {
+        watchers[index] = (struct watcher){.f = f, .stop = &stop};
+        assert_int_equal(store_reader_new(&watchers[index].reader, f->store), ERR_OK);
+        assert_int_equal(pthread_create(&threads[index], NULL, watch, &watchers[index]), 0);
+    }
+    for (size_t turn = 0; turn < 400; turn++) {
+        uint64_t number = 1 + rng() % 40;
+        if (there[number]) {
+            message_drop(f, number);
+        } else {
+            message_commit(f, number, number * 3000, &plain);
+        }
+        there[number] = !there[number];
+    }
+    atomic_store(&stop, true);
+    for (size_t index = 0; index < 3; index++) {
+        assert_int_equal(pthread_join(threads[index], NULL), 0);
+        assert_false(watchers[index].failed);
+        assert_true(watchers[index].read >= 50);
+        store_reader_free(&watchers[index].reader);
+    }
+}
+
+static void child_leaves_a_reader(struct fixture *f)
+{
+    struct fixture other = {.config = f->config};
+    other.config.read_only = true;
+    _exit(queue_try(&other) == ERR_OK ? 0 : 1); /* slots are not freed */
+}
+
+static void test_stale_readers_are_cleared(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    assert_int_equal(store_readers_check(f->store), 0);
+    assert_int_equal(in_child(child_leaves_a_reader, f), 0);
+    assert_true(store_readers_check(f->store) > 0);
+    assert_int_equal(store_readers_check(f->store), 0);
+}
+
+static void test_too_many_readers_is_an_error(void **state)
+{
+    struct fixture *f = *state;
+    static struct store_reader *readers[400];
+    queue_open(f);
+    size_t count = 0;
+    enum err err = ERR_OK;
+    while (count < 400 && (err = store_reader_new(&readers[count], f->store)) == ERR_OK) {
+        count++;
+    }
+    assert_int_equal(err, ERR_LIMIT);
+    assert_true(count >= f->config.readers_max);
+    while (count > 0) {
+        store_reader_free(&readers[--count]);
+    }
+    message_commit(f, 1, 10, &plain);
+    assert_int_equal(message_read(f->reader, 1), ERR_OK);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(test_new_queue_is_empty_and_reopens),
+        CASE(test_creation_that_was_cut_off_is_made_again),
+        CASE(test_second_owner_is_refused),
+        CASE(test_read_only_beside_the_owner_and_alone),
+        CASE(test_read_only_makes_nothing),
+        CASE(test_newer_version_is_refused),
+        CASE(test_damaged_format_is_refused),
+        CASE(test_cut_file_is_refused),
+        CASE(test_not_a_queue_is_refused),
+        CASE(test_queue_keeps_its_chunk_size_until_it_is_empty),
+        CASE(test_smaller_queue_max_still_opens),
+        CASE(test_bodies_are_byte_exact),
+        CASE(test_body_read_errors),
+        CASE(test_discard_frees_what_was_appended),
+        CASE(test_reading_and_removing_bodies_keeps_memory_bounded),
+        CASE(test_message_is_read_as_written),
+        CASE(test_nothing_is_seen_before_the_commit_nor_after_an_abort),
+        CASE(test_errors_of_writing),
+        CASE(test_rows_are_walked_in_order_and_resumed),
+        CASE(test_due_index_is_in_order_and_resumes),
+        CASE(test_counts_are_exact_through_random_operations),
+        CASE(test_recovery_discards_bodies_without_a_message),
+        CASE(test_recovery_discards_more_than_one_batch),
+        CASE(test_damaged_records_are_found_and_the_rest_is_read),
+        CASE(test_removing_a_message_with_a_damaged_state_keeps_counts),
+        CASE(test_damaged_index_is_made_anew),
+        CASE(test_damaged_summary_is_counted_anew),
+        CASE(test_no_flipped_bit_in_a_body_is_handed_out),
+        CASE(test_file_cut_while_in_use_is_explained),
+        CASE(test_full_queue_takes_no_mail_but_every_outcome),
+        CASE(test_map_that_is_really_full_says_so),
+        CASE(test_sync_failure_is_an_error_and_nothing_happened),
+        CASE(test_full_disk_is_full_and_nothing_happened),
+        CASE(test_meta_failure_leaves_the_outcome_in_doubt),
+        CASE(test_readers_see_whole_messages_while_the_writer_works),
+        CASE(test_stale_readers_are_cleared),
+        CASE(test_too_many_readers_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+/*
+ * ---- the disk ----
+ *
+ * These stand before libc's for everything in this process, LMDB too. Its two meta pages are the
+ * first two of the file, and are written with pwrite.
+ */
+
+ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at)
+{
+    if (fault == FAULT_META && at < 8192) {
+        errno = EIO;
+        return -1;
+    }
+    if (fault == FAULT_DATA_FULL && at >= 8192) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_pwrite64, fd, bytes, len, at);
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int count)
+{
+    if (fault == FAULT_DATA_FULL) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_writev, fd, parts, count);
+}
+
+int fdatasync(int fd)
+{
+    if (fault == FAULT_SYNC) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fdatasync, fd);
+}

@@ -1,0 +1,1449 @@
+/*
+ * daemon/tls: certificates made on the spot, sessions wired back to back in memory. Where the other
+ * side has to misbehave, it is a plain SSL over memory BIOs.
+ */
+#include "daemon/tls/tls.h"
+
+#include "daemon/tls/tls_internal.h"
+
+#include <malloc.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/rsa.h>
+#include <openssl/x509v3.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define DAY             86400L
+#define OUTPUT_BOUND    65536
+#define PUMP_ROUNDS_MAX 1000000
+#define PROBLEM_BYTES   256
+#define PATH_BYTES      128
+
+static char directory[64];
+
+/* ---- certificates ---- */
+
+struct identity {
+    X509 *certificate;
+    EVP_PKEY *key;
+};
+
+struct recipe {
+    const char *file; /* DIR/file.pem (with its issuer), file-alone.pem, file.key */
+    const char *common_name;
+    const char *alt_names;         /* as OpenSSL's configuration has them, or NULL */
+    const struct identity *issuer; /* NULL: signs itself */
+    long valid_from_s;             /* from now */
+    long valid_until_s;
+    bool authority;
+    bool nul_in_name; /* an alternative name "relay.example.jp\0.evil.example" */
+    int rsa_bits;     /* 0: P-256 */
+};
+
+static void path_of(char *to, const char *file, const char *suffix)
+{
+    assert_true(snprintf(to, PATH_BYTES, "%s/%s%s", directory, file, suffix) < PATH_BYTES);
+}
+
+static EVP_PKEY *key_new(int rsa_bits)
+{
+    EVP_PKEY *key = NULL;
+    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_id(rsa_bits > 0 ? EVP_PKEY_RSA : EVP_PKEY_EC, NULL);
+    assert_non_null(context);
+    assert_int_equal(EVP_PKEY_keygen_init(context), 1);
+    if (rsa_bits > 0) {
+        assert_int_equal(EVP_PKEY_CTX_set_rsa_keygen_bits(context, rsa_bits), 1);
+    } else {
+        assert_int_equal(EVP_PKEY_CTX_set_ec_paramgen_curve_nid(context, NID_X9_62_prime256v1), 1);
+    }
+    assert_int_equal(EVP_PKEY_keygen(context, &key), 1);
+    EVP_PKEY_CTX_free(context);
+    return key;
+}
+
+static void extension_add(X509 *certificate, int kind, const char *value)
+{
+    X509_EXTENSION *extension = X509V3_EXT_conf_nid(NULL, NULL, kind, value);
+    assert_non_null(extension);
+    assert_int_equal(X509_add_ext(certificate, extension, -1), 1);
+    X509_EXTENSION_free(extension);
+}
+
+static void add_name_with_nul(X509 *certificate)
+{
+    static const char bytes[] = "relay.example.jp\0.evil.example";
+    GENERAL_NAMES *names = GENERAL_NAMES_new();
+    GENERAL_NAME *name = GENERAL_NAME_new();
+    ASN1_IA5STRING *text = ASN1_IA5STRING_new();
+    assert_int_equal(ASN1_STRING_set(text, bytes, (int)sizeof bytes - 1), 1);
+    GENERAL_NAME_set0_value(name, GEN_DNS, text);
+    assert_true(sk_GENERAL_NAME_push(names, name) > 0);
+    assert_int_equal(X509_add1_ext_i2d(certificate, NID_subject_alt_name, names, 0, 0), 1);
+    GENERAL_NAMES_free(names);
+}
+
+static void save(const struct recipe *recipe, const struct identity *made)
+{
+    char path[PATH_BYTES];
+    path_of(path, recipe->file, ".pem");
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    assert_int_equal(PEM_write_X509(file, made->certificate), 1);
+    if (recipe->issuer != NULL) {
+        assert_int_equal(PEM_write_X509(file, recipe->issuer->certificate), 1);
+    }
+    fclose(file);
+    path_of(path, recipe->file, "-alone.pem");
+    file = fopen(path, "we");
+    assert_non_null(file);
+    assert_int_equal(PEM_write_X509(file, made->certificate), 1);
+    fclose(file);
+    path_of(path, recipe->file, ".key");
+    file = fopen(path, "we");
+    assert_non_null(file);
+    assert_int_equal(PEM_write_PrivateKey(file, made->key, NULL, NULL, 0, NULL, NULL), 1);
+    fclose(file);
+}
+
+static struct identity make(const struct recipe *recipe)
+{
+    static long serial = 1;
+    struct identity made = {X509_new(), key_new(recipe->rsa_bits)};
+    X509 *c = made.certificate;
+    X509_set_version(c, 2);
+    ASN1_INTEGER_set(X509_get_serialNumber(c), serial++);
+    X509_gmtime_adj(X509_getm_notBefore(c), recipe->valid_from_s);
+    X509_gmtime_adj(X509_getm_notAfter(c), recipe->valid_until_s);
+    X509_NAME *name = X509_NAME_new();
+    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8,
+                               (const unsigned char *)recipe->common_name, -1, -1, 0);
+    X509_set_subject_name(c, name);
+    X509_set_issuer_name(
+        c, recipe->issuer == NULL ? name : X509_get_subject_name(recipe->issuer->certificate));
+    X509_NAME_free(name);
+    X509_set_pubkey(c, made.key);
+    extension_add(c, NID_basic_constraints, recipe->authority ? "critical,CA:TRUE" : "CA:FALSE");
+    if (recipe->alt_names != NULL) {
+        extension_add(c, NID_subject_alt_name, recipe->alt_names);
+    }
+    if (recipe->nul_in_name) {
+        add_name_with_nul(c);
+    }
+    EVP_PKEY *signer = recipe->issuer == NULL ? made.key : recipe->issuer->key;
+    assert_true(X509_sign(c, signer, EVP_sha256()) > 0);
+    save(recipe, &made);
+    return made;
+}
+
+static void identity_deinit(struct identity *made)
+{
+    X509_free(made->certificate);
+    EVP_PKEY_free(made->key);
+}
+
+static struct identity root, other_root, middle_expired;
+
+/* Leaves; their authorities are made in setup. */
+static const struct recipe leaves[] = {
+    {.file = "good", .common_name = "x", .alt_names = "DNS:relay.example.jp", .issuer = &root},
+    {.file = "expired",
+     .common_name = "x",
+     .alt_names = "DNS:relay.example.jp",
+     .issuer = &root,
+     .valid_from_s = -20 * DAY,
+     .valid_until_s = -10 * DAY},
+    {.file = "early",
+     .common_name = "x",
+     .alt_names = "DNS:relay.example.jp",
+     .issuer = &root,
+     .valid_from_s = 10 * DAY,
+     .valid_until_s = 20 * DAY},
+    {.file = "wrong-name",
+     .common_name = "relay.example.jp",
+     .alt_names = "DNS:mail.example.org",
+     .issuer = &root},
+    {.file = "many-names",
+     .common_name = "x",
+     .alt_names = "DNS:a.example,DNS:b.example,IP:192.0.2.7,IP:2001:db8::7,DNS:c.example",
+     .issuer = &root},
+    {.file = "unknown-authority",
+     .common_name = "x",
+     .alt_names = "DNS:relay.example.jp",
+     .issuer = &other_root},
+    {.file = "self-signed", .common_name = "printer", .alt_names = "DNS:relay.example.jp"},
+    {.file = "wildcard", .common_name = "x", .alt_names = "DNS:*.example.jp", .issuer = &root},
+    {.file = "wildcard-part",
+     .common_name = "x",
+     .alt_names = "DNS:rel*.example.jp",
+     .issuer = &root},
+    {.file = "wildcard-top", .common_name = "x", .alt_names = "DNS:*.jp,DNS:*", .issuer = &root},
+    {.file = "address",
+     .common_name = "x",
+     .alt_names = "IP:192.0.2.7,IP:2001:db8::7",
+     .issuer = &root},
+    {.file = "address-as-name",
+     .common_name = "192.0.2.7",
+     .alt_names = "DNS:192.0.2.7",
+     .issuer = &root},
+    {.file = "cn-only", .common_name = "relay.example.jp", .issuer = &root},
+    {.file = "nul", .common_name = "x", .nul_in_name = true, .issuer = &root},
+    {.file = "escape",
+     .common_name = "x\033[2J",
+     .alt_names = "DNS:evil\033[2J.example",
+     .issuer = &root},
+    {.file = "under-expired",
+     .common_name = "x",
+     .alt_names = "DNS:relay.example.jp",
+     .issuer = &middle_expired},
+    {.file = "short-key",
+     .common_name = "x",
+     .alt_names = "DNS:relay.example.jp",
+     .issuer = &root,
+     .rsa_bits = 1024},
+};
+#define LEAF_COUNT (sizeof leaves / sizeof leaves[0])
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+/* A system that allows everything must not weaken a policy. */
+static void loosen_the_system(void)
+{
+    char path[PATH_BYTES];
+    path_of(path, "openssl", ".cnf");
+    write_file(path, "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\n"
+                     "MinProtocol = TLSv1\nCipherString = ALL:@SECLEVEL=0\n");
+    setenv("OPENSSL_CONF", path, 1);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    (void)snprintf(directory, sizeof directory, "/tmp/tasuki-test-tls-XXXXXX");
+    assert_non_null(mkdtemp(directory));
+    loosen_the_system();
+    assert_int_equal(tls_library_init(), ERR_OK);
+    root = make(&(struct recipe){.file = "root",
+                                 .common_name = "Test Root",
+                                 .valid_from_s = -DAY,
+                                 .valid_until_s = DAY,
+                                 .authority = true});
+    other_root = make(&(struct recipe){.file = "other-root",
+                                       .common_name = "Stranger",
+                                       .valid_from_s = -DAY,
+                                       .valid_until_s = DAY,
+                                       .authority = true});
+    middle_expired = make(&(struct recipe){.file = "middle",
+                                           .common_name = "Old Middle",
+                                           .issuer = &root,
+                                           .valid_from_s = -20 * DAY,
+                                           .valid_until_s = -DAY,
+                                           .authority = true});
+    for (size_t index = 0; index < LEAF_COUNT; index++) {
+        struct recipe recipe = leaves[index];
+        if (recipe.valid_until_s == 0) {
+            recipe.valid_from_s = -DAY;
+            recipe.valid_until_s = DAY;
+        }
+        struct identity made = make(&recipe);
+        identity_deinit(&made);
+    }
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    static const char *const authorities[] = {"root", "other-root", "middle"};
+    char path[PATH_BYTES];
+    for (size_t index = 0; index < LEAF_COUNT + 3; index++) {
+        const char *file = index < 3 ? authorities[index] : leaves[index - 3].file;
+        path_of(path, file, ".pem");
+        unlink(path);
+        path_of(path, file, "-alone.pem");
+        unlink(path);
+        path_of(path, file, ".key");
+        unlink(path);
+    }
+    path_of(path, "openssl", ".cnf");
+    unlink(path);
+    rmdir(directory);
+    identity_deinit(&root);
+    identity_deinit(&other_root);
+    identity_deinit(&middle_expired);
+    tls_library_deinit();
+    return 0;
+}
+
+/* ---- policies ---- */
+
+static struct tls_policy *server_policy(const char *file)
+{
+    char certificate[PATH_BYTES];
+    char key[PATH_BYTES];
+    char problem[PROBLEM_BYTES] = "";
+    struct tls_policy *policy = NULL;
+    path_of(certificate, file, ".pem");
+    path_of(key, file, ".key");
+    struct tls_server_config config = {certificate, key};
+    enum err err = tls_server_policy_new(&policy, &config, problem);
+    assert_string_equal(problem, "");
+    assert_int_equal(err, ERR_OK);
+    return policy;
+}
+
+static struct tls_policy *client_policy(enum tls_verify verify, const char *ca,
+                                        const char *fingerprint)
+{
+    char path[PATH_BYTES];
+    char problem[PROBLEM_BYTES] = "";
+    struct tls_policy *policy = NULL;
+    path_of(path, ca, ".pem");
+    struct tls_client_config config = {verify, path, fingerprint};
+    enum err err = tls_client_policy_new(&policy, &config, problem);
+    assert_string_equal(problem, "");
+    assert_int_equal(err, ERR_OK);
+    return policy;
+}
+
+static void test_client_policy_problems(void **state)
+{
+    (void)state;
+    char empty[PATH_BYTES];
+    char garbage[PATH_BYTES];
+    path_of(empty, "empty", ".txt");
+    path_of(garbage, "garbage", ".txt");
+    write_file(empty, "");
+    write_file(garbage, "no certificate here\n");
+    const struct {
+        const char *env; /* SSL_CERT_FILE: what counts as the system's authorities */
+        struct tls_client_config config;
+        enum err err;
+        const char *words;
+    } cases[] = {
+        {NULL, {TLS_VERIFY_FULL, "/nonexistent/ca.pem", NULL}, ERR_NOT_FOUND, "No such file"},
+        {NULL, {TLS_VERIFY_FULL, directory, NULL}, ERR_IO, "Is a directory"},
+        {NULL, {TLS_VERIFY_FULL, empty, NULL}, ERR_SYNTAX, "the file is empty"},
+        {NULL, {TLS_VERIFY_FULL, garbage, ""}, ERR_SYNTAX, "no usable authority"},
+        {"/nonexistent/ca.pem", {TLS_VERIFY_FULL, NULL, NULL}, ERR_NOT_FOUND, "/nonexistent/ca"},
+        {empty, {TLS_VERIFY_FULL, "", NULL}, ERR_SYNTAX, "the file is empty"},
+        {garbage, {TLS_VERIFY_FULL, NULL, ""}, ERR_SYNTAX, "no usable authority"},
+        {NULL, {TLS_VERIFY_FULL, NULL, "abcd"}, ERR_SYNTAX, "not a SHA-256 fingerprint"},
+        {NULL,
+         {TLS_VERIFY_NONE, NULL,
+          "00112233445566778899aabbccddeeff00112233445566778899aabbccddeefg"},
+         ERR_SYNTAX,
+         "not a SHA-256 fingerprint"},
+        {NULL,
+         {TLS_VERIFY_FULL, NULL,
+          "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff00"},
+         ERR_SYNTAX,
+         "not a SHA-256 fingerprint"},
+    };
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+        char problem[PROBLEM_BYTES] = "";
+        struct tls_policy *policy = NULL;
+        if (cases[index].env != NULL) {
+            setenv("SSL_CERT_FILE", cases[index].env, 1);
+        }
+        enum err err = tls_client_policy_new(&policy, &cases[index].config, problem);
+        unsetenv("SSL_CERT_FILE");
+        if (strstr(problem, cases[index].words) == NULL) {
+            fail_msg("case %zu says: %s", index, problem);
+        }
+        assert_int_equal(err, cases[index].err);
+        assert_null(policy);
+        assert_int_equal(ERR_peek_error(), 0);
+    }
+    unlink(empty);
+    unlink(garbage);
+}
+
+static void write_locked_key(const char *path)
+{
+    EVP_PKEY *key = key_new(0);
+    static unsigned char secret[] = "secret";
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    assert_int_equal(PEM_write_PrivateKey(file, key, EVP_aes_128_cbc(), secret, 6, NULL, NULL), 1);
+    fclose(file);
+    EVP_PKEY_free(key);
+}
+
+static void test_server_policy_problems(void **state)
+{
+    (void)state;
+    char good[PATH_BYTES];
+    char key[PATH_BYTES];
+    char other_key[PATH_BYTES];
+    char locked[PATH_BYTES];
+    path_of(good, "good", ".pem");
+    path_of(key, "good", ".key");
+    path_of(other_key, "expired", ".key");
+    path_of(locked, "locked", ".txt");
+    write_locked_key(locked);
+    const struct {
+        struct tls_server_config config;
+        enum err err;
+        const char *words;
+    } cases[] = {
+        {{"/nonexistent/c.pem", key}, ERR_NOT_FOUND, "cannot read the certificate /nonexistent"},
+        {{good, "/nonexistent/k.pem"}, ERR_NOT_FOUND, "cannot read the key /nonexistent"},
+        {{key, key}, ERR_SYNTAX, "no usable certificate"},
+        {{good, good}, ERR_SYNTAX, "no usable key"},
+        {{good, locked}, ERR_SYNTAX, "without a passphrase"},
+        {{good, other_key}, ERR_SYNTAX, "key"},
+    };
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+        char problem[PROBLEM_BYTES] = "";
+        struct tls_policy *policy = NULL;
+        enum err err = tls_server_policy_new(&policy, &cases[index].config, problem);
+        if (strstr(problem, cases[index].words) == NULL) {
+            fail_msg("case %zu says: %s", index, problem);
+        }
+        assert_int_equal(err, cases[index].err);
+        assert_null(policy);
+    }
+    unlink(locked);
+}
+
+/* ---- two sessions back to back ---- */
+
+struct pair {
+    struct tls *client;
+    struct tls *server;
+    uint32_t random; /* state of the cuts; 0: no cuts */
+};
+
+static uint32_t next_random(uint32_t *random)
+{
+    *random ^= *random << 13;
+    *random ^= *random >> 17;
+    *random ^= *random << 5;
+    return *random;
+}
+
+/* Moves one piece; false when there was nothing. */
+static bool move(struct pair *p, struct tls *from, struct tls *to)
+{
+    struct slice output = tls_output(from);
+    assert_true(output.len <= OUTPUT_BOUND);
+    if (output.len == 0) {
+        return false;
+    }
+    size_t count = output.len;
+    if (p->random != 0) {
+        uint32_t draw = next_random(&p->random);
+        size_t most = draw % 4 == 0 ? 7 : draw % 4 == 1 ? 1500 : OUTPUT_BOUND;
+        count = 1 + next_random(&p->random) % most;
+        count = count < output.len ? count : output.len;
+    }
+    /* A copy of its own size, so that a read past the end is found. */
+    uint8_t *piece = malloc(count);
+    assert_non_null(piece);
+    memcpy(piece, output.data, count);
+    tls_output_done(from, count);
+    tls_feed(to, slice_of(piece, count));
+    free(piece);
+    return true;
+}
+
+static void pump(struct pair *p)
+{
+    for (int round = 0; round < PUMP_ROUNDS_MAX; round++) {
+        bool moved = move(p, p->client, p->server);
+        moved = move(p, p->server, p->client) || moved;
+        if (!moved) {
+            return;
+        }
+    }
+    fail_msg("the pair never comes to rest");
+}
+
+static struct pair pair_new(struct tls_policy *client, struct tls_policy *server, const char *name,
+                            uint32_t random)
+{
+    struct pair p = {.random = random};
+    assert_int_equal(tls_new(&p.client, client, name), ERR_OK);
+    assert_int_equal(tls_new(&p.server, server, ""), ERR_OK);
+    assert_int_equal(tls_output(p.server).len, 0);
+    assert_true(tls_output(p.client).len > 0);
+    return p;
+}
+
+static void pair_free(struct pair *p)
+{
+    tls_free(&p->client);
+    tls_free(&p->server);
+}
+
+static struct pair pair_open(struct tls_policy *client, struct tls_policy *server, uint32_t random)
+{
+    struct pair p = pair_new(client, server, "relay.example.jp", random);
+    pump(&p);
+    assert_string_equal(tls_problem(p.client), "");
+    assert_int_equal(tls_state(p.client), TLS_OPEN);
+    assert_int_equal(tls_state(p.server), TLS_OPEN);
+    return p;
+}
+
+/* ---- verification ---- */
+
+static void test_verdicts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *file;
+        const char *ca;
+        const char *name;
+        enum tls_verify verify;
+        enum tls_failure failure;
+        const char *words;
+    } cases[] = {
+        {"good", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"good", "root", "RELAY.Example.JP", TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"good", "root", "relay.example.jp.", TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"good", "root", "example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME,
+         "certificate is for relay.example.jp, not example.jp"},
+        {"good", "good-alone", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"good", "expired-alone", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_UNTRUSTED,
+         "certificate is signed by \"Test Root\", which is not a known authority here"},
+        {"expired", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_EXPIRED,
+         "certificate expired on 20"},
+        {"early", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_EXPIRED,
+         "certificate is not valid before 20"},
+        {"under-expired", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_EXPIRED,
+         "certificate of the authority \"Old Middle\" expired on 20"},
+        {"wrong-name", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME,
+         "certificate is for mail.example.org, not relay.example.jp"},
+        {"many-names", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME,
+         "certificate is for a.example, b.example, 192.0.2.7 and 2 more, not relay.example.jp"},
+        {"unknown-authority", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_UNTRUSTED,
+         "certificate is signed by \"Stranger\", which is not a known authority here"},
+        {"self-signed", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_UNTRUSTED,
+         "certificate is signed by nobody but itself, as \"printer\""},
+        {"self-signed", "self-signed", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"wildcard", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"wildcard", "root", "a.relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME,
+         "certificate is for *.example.jp, not a.relay.example.jp"},
+        {"wildcard", "root", "example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME, ""},
+        {"wildcard-part", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME, ""},
+        {"wildcard-top", "root", "example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME, ""},
+        {"wildcard-top", "root", "localhost", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME, ""},
+        {"address", "root", "192.0.2.7", TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"address", "root", "2001:DB8:0::7", TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"address", "root", "[2001:db8::7]", TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"address", "root", "192.0.2.8", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME,
+         "certificate is for 192.0.2.7, 2001:db8::7, not 192.0.2.8"},
+        {"address-as-name", "root", "192.0.2.7", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME, ""},
+        {"cn-only", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME,
+         "certificate is for no host (it only has the old kind of name, \"relay.example.jp\"), "
+         "not relay.example.jp"},
+        {"nul", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME,
+         "certificate is for relay.example.jp\\x00.evil.example, not relay.example.jp"},
+        {"escape", "root", "relay.example.jp", TLS_VERIFY_FULL, TLS_FAILURE_WRONG_NAME,
+         "certificate is for evil\\x1b[2J.example, not relay.example.jp"},
+        {"expired", "root", "relay.example.jp", TLS_VERIFY_NONE, TLS_FAILURE_NONE, ""},
+        {"self-signed", "root", "other.example", TLS_VERIFY_NONE, TLS_FAILURE_NONE, ""},
+        {"unknown-authority", "root", "", TLS_VERIFY_NONE, TLS_FAILURE_NONE, ""},
+    };
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+        struct tls_policy *client = client_policy(cases[index].verify, cases[index].ca, NULL);
+        struct tls_policy *server = server_policy(cases[index].file);
+        struct pair p = pair_new(client, server, cases[index].name, 0);
+        pump(&p);
+        if (tls_failure(p.client) != cases[index].failure ||
+            strncmp(tls_problem(p.client), cases[index].words, strlen(cases[index].words)) != 0) {
+            fail_msg("case %zu (%s for %s): failure %d: %s", index, cases[index].file,
+                     cases[index].name, tls_failure(p.client), tls_problem(p.client));
+        }
+        bool good = cases[index].failure == TLS_FAILURE_NONE;
+        assert_int_equal(tls_state(p.client), good ? TLS_OPEN : TLS_FAILED);
+        assert_int_equal(tls_state(p.server), good ? TLS_OPEN : TLS_FAILED);
+        assert_int_equal(tls_write(p.client, SLICE("x")), good ? 1 : 0);
+        if (!good) {
+            assert_int_equal(tls_failure(p.server), TLS_FAILURE_HANDSHAKE);
+            assert_non_null(strstr(tls_problem(p.server), "alert"));
+        }
+        pair_free(&p);
+        tls_policy_free(&client);
+        tls_policy_free(&server);
+    }
+}
+
+static void fingerprint_of(const char *file, char *to, bool colons)
+{
+    char path[PATH_BYTES];
+    uint8_t digest[EVP_MAX_MD_SIZE];
+    unsigned bytes = 0;
+    path_of(path, file, ".pem");
+    FILE *stream = fopen(path, "re");
+    assert_non_null(stream);
+    X509 *certificate = PEM_read_X509(stream, NULL, NULL, NULL);
+    fclose(stream);
+    assert_int_equal(X509_digest(certificate, EVP_sha256(), digest, &bytes), 1);
+    X509_free(certificate);
+    for (unsigned index = 0; index < bytes; index++) {
+        to += sprintf(to, colons ? "%s%02X" : "%s%02x", colons && index > 0 ? ":" : "",
+                      digest[index]);
+    }
+}
+
+/* The pinned certificate is taken whatever its authority, its name and its dates are; another is
+ * not, even when the rest is well. */
+static void test_fingerprint(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *file;
+        const char *pinned;
+        bool colons;
+        enum tls_verify verify;
+        bool good;
+    } cases[] = {
+        {"good", "good", false, TLS_VERIFY_FULL, true},
+        {"good", "good", true, TLS_VERIFY_FULL, true},
+        {"self-signed", "self-signed", true, TLS_VERIFY_FULL, true},
+        {"expired", "expired", true, TLS_VERIFY_FULL, true},
+        {"good", "expired", true, TLS_VERIFY_FULL, false},
+        {"good", "expired", false, TLS_VERIFY_NONE, false},
+        {"good", "root", false, TLS_VERIFY_FULL, false},
+    };
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+        char pin[128];
+        char actual[128];
+        fingerprint_of(cases[index].pinned, pin, cases[index].colons);
+        fingerprint_of(cases[index].file, actual, true);
+        struct tls_policy *client = client_policy(cases[index].verify, "root", pin);
+        struct tls_policy *server = server_policy(cases[index].file);
+        struct pair p = pair_new(client, server, "other.example", 0);
+        pump(&p);
+        assert_int_equal(tls_failure(p.client),
+                         cases[index].good ? TLS_FAILURE_NONE : TLS_FAILURE_FINGERPRINT);
+        assert_int_equal(tls_state(p.client), cases[index].good ? TLS_OPEN : TLS_FAILED);
+        if (!cases[index].good) {
+            assert_non_null(strcasestr(tls_problem(p.client), actual));
+        }
+        pair_free(&p);
+        tls_policy_free(&client);
+        tls_policy_free(&server);
+    }
+}
+
+static void test_server_names(void **state)
+{
+    (void)state;
+    char longest[300];
+    memset(longest, 'a', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    const char *const refused[] = {
+        "", ".example.jp", "a b.example", "caf\xc3\xa9.example", "a\n.example", longest};
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    for (size_t index = 0; index < sizeof refused / sizeof refused[0]; index++) {
+        struct tls *t = NULL;
+        assert_int_equal(tls_new(&t, client, refused[index]), ERR_SYNTAX);
+        assert_null(t);
+    }
+    tls_policy_free(&client);
+}
+
+/* ---- bytes ---- */
+
+#define TRANSFER_BYTES (20u * 1024 * 1024)
+
+/* One direction of a long transfer: position decides the byte, so nothing has to be kept. */
+struct flow {
+    size_t sent;
+    size_t received;
+};
+
+static uint8_t byte_at(size_t position)
+{
+    return (uint8_t)(position * 7 + (position >> 13));
+}
+
+static void flow_send(struct flow *f, struct tls *from, uint32_t *random)
+{
+    static _Thread_local uint8_t bytes[100000];
+    size_t count = 1 + next_random(random) % sizeof bytes;
+    count = count < TRANSFER_BYTES - f->sent ? count : TRANSFER_BYTES - f->sent;
+    for (size_t index = 0; index < count; index++) {
+        bytes[index] = byte_at(f->sent + index);
+    }
+    size_t taken = tls_write(from, slice_of(bytes, count));
+    assert_true(taken <= count);
+    assert_true(taken > 0 || count == 0 || tls_output(from).len > 0);
+    assert_true(tls_output(from).len <= OUTPUT_BOUND);
+    f->sent += taken;
+}
+
+static void flow_receive(struct flow *f, struct tls *to, uint32_t *random)
+{
+    static _Thread_local uint8_t bytes[20000];
+    size_t cap = 1 + next_random(random) % sizeof bytes;
+    size_t count;
+    while ((count = tls_read(to, bytes, cap)) > 0) {
+        assert_true(count <= cap);
+        for (size_t index = 0; index < count; index++) {
+            if (bytes[index] != byte_at(f->received + index)) {
+                fail_msg("wrong byte at %zu", f->received + index);
+            }
+        }
+        f->received += count;
+    }
+}
+
+static void transfer(int version, const char *expected, uint32_t random)
+{
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    SSL_CTX_set_max_proto_version(server->context, version);
+    struct pair p = pair_open(client, server, random);
+    struct flow up = {0};
+    struct flow down = {0};
+    assert_int_equal(strncmp(tls_describe(p.client), expected, strlen(expected)), 0);
+    assert_string_equal(tls_describe(p.client), tls_describe(p.server));
+    while (up.received < TRANSFER_BYTES || down.received < TRANSFER_BYTES) {
+        flow_send(&up, p.client, &random);
+        flow_send(&down, p.server, &random);
+        while (move(&p, p.client, p.server)) {
+            flow_receive(&up, p.server, &random);
+        }
+        while (move(&p, p.server, p.client)) {
+            flow_receive(&down, p.client, &random);
+        }
+        assert_string_equal(tls_problem(p.client), "");
+        assert_string_equal(tls_problem(p.server), "");
+    }
+    assert_int_equal(up.received, TRANSFER_BYTES);
+    assert_int_equal(down.received, TRANSFER_BYTES);
+    pair_free(&p);
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+}
+
+static void test_transfer_1_3(void **state)
+{
+    (void)state;
+    transfer(TLS1_3_VERSION, "TLSv1.3 TLS_", 4711);
+}
+
+static void test_transfer_1_2(void **state)
+{
+    (void)state;
+    transfer(TLS1_2_VERSION, "TLSv1.2 ECDHE-", 815);
+}
+
+/* Byte by byte, and whole: the same end. */
+static void test_handshake_cuts(void **state)
+{
+    (void)state;
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    for (uint32_t random = 0; random < 40; random++) {
+        struct pair p = pair_open(client, server, random * 2654435761u);
+        pair_free(&p);
+    }
+    struct pair p = pair_new(client, server, "relay.example.jp", 0);
+    for (int round = 0; round < 100000 && tls_state(p.client) == TLS_HANDSHAKING; round++) {
+        struct tls *from = tls_output(p.client).len > 0 ? p.client : p.server;
+        struct tls *to = from == p.client ? p.server : p.client;
+        uint8_t byte = tls_output(from).data[0];
+        tls_output_done(from, 1);
+        tls_feed(to, slice_of(&byte, 1));
+    }
+    assert_int_equal(tls_state(p.client), TLS_OPEN);
+    pair_free(&p);
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+}
+
+static void test_output_bound(void **state)
+{
+    (void)state;
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    struct pair p = pair_new(client, server, "relay.example.jp", 0);
+    static const uint8_t bytes[300000];
+    assert_int_equal(tls_write(p.client, slice_of(bytes, sizeof bytes)), 0);
+    assert_string_equal(tls_describe(p.client), "");
+    pump(&p);
+    size_t total = 0;
+    for (int round = 0; round < 1000; round++) {
+        total += tls_write(p.client, slice_of(bytes, sizeof bytes));
+        assert_true(tls_output(p.client).len <= OUTPUT_BOUND);
+    }
+    /* Full, and most of it is payload. */
+    assert_true(total > OUTPUT_BOUND * 9 / 10 && total < OUTPUT_BOUND);
+    assert_int_equal(tls_write(p.client, slice_of(bytes, sizeof bytes)), 0);
+    /* There is still room to say goodbye. */
+    tls_shutdown(p.client);
+    assert_true(tls_output(p.client).len <= OUTPUT_BOUND);
+    struct flow drain = {0};
+    uint8_t to[4096];
+    assert_true(move(&p, p.client, p.server));
+    size_t count;
+    while ((count = tls_read(p.server, to, sizeof to)) > 0) {
+        drain.received += count;
+    }
+    assert_int_equal(drain.received, total);
+    assert_int_equal(tls_state(p.server), TLS_PEER_DONE);
+    pair_free(&p);
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+}
+
+/* ---- the end of a stream ---- */
+
+static void test_close_notify(void **state)
+{
+    (void)state;
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    struct pair p = pair_open(client, server, 0);
+    uint8_t to[64];
+    assert_int_equal(tls_write(p.server, SLICE("221 bye\r\n")), 9);
+    tls_shutdown(p.server);
+    size_t said = tls_output(p.server).len;
+    tls_shutdown(p.server);
+    assert_int_equal(tls_output(p.server).len, said);
+    assert_int_equal(tls_write(p.server, SLICE("more")), 0);
+    pump(&p);
+    tls_feed_end(p.client);
+    assert_int_equal(tls_state(p.client), TLS_OPEN);
+    assert_int_equal(tls_read(p.client, to, sizeof to), 9);
+    assert_memory_equal(to, "221 bye\r\n", 9);
+    assert_int_equal(tls_read(p.client, to, sizeof to), 0);
+    assert_int_equal(tls_state(p.client), TLS_PEER_DONE);
+    assert_int_equal(tls_failure(p.client), TLS_FAILURE_NONE);
+    assert_string_equal(tls_problem(p.client), "");
+    /* What comes after goodbye is not looked at. */
+    tls_feed(p.client, SLICE("anything"));
+    assert_int_equal(tls_state(p.client), TLS_PEER_DONE);
+    tls_shutdown(p.client);
+    pump(&p);
+    assert_int_equal(tls_read(p.server, to, sizeof to), 0);
+    assert_int_equal(tls_state(p.server), TLS_PEER_DONE);
+    pair_free(&p);
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+}
+
+/* The stream ends after every number of bytes of two records and a goodbye: only all of them are
+ * an end, and what came whole is read before the failure. */
+static void test_truncation(void **state)
+{
+    (void)state;
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    size_t total = 1;
+    for (size_t cut = 0; cut <= total; cut++) {
+        struct pair p = pair_open(client, server, 0);
+        uint8_t to[64];
+        assert_int_equal(tls_write(p.server, SLICE("250 one\r\n")), 9);
+        size_t first = tls_output(p.server).len;
+        assert_int_equal(tls_write(p.server, SLICE("250 two\r\n")), 9);
+        size_t second = tls_output(p.server).len;
+        tls_shutdown(p.server);
+        struct slice output = tls_output(p.server);
+        total = output.len;
+        tls_feed(p.client, slice_head(output, cut));
+        tls_feed_end(p.client);
+        size_t expected = cut >= second ? 18 : cut >= first ? 9 : 0;
+        size_t got = 0;
+        size_t count;
+        while ((count = tls_read(p.client, to, sizeof to)) > 0) {
+            got += count;
+        }
+        assert_int_equal(got, expected);
+        assert_int_equal(tls_state(p.client), cut == total ? TLS_PEER_DONE : TLS_FAILED);
+        assert_int_equal(tls_failure(p.client),
+                         cut == total ? TLS_FAILURE_NONE : TLS_FAILURE_TRUNCATED);
+        pair_free(&p);
+    }
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+}
+
+static void test_end_in_handshake(void **state)
+{
+    (void)state;
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    for (int stage = 0; stage < 2; stage++) {
+        struct pair p = pair_new(client, server, "relay.example.jp", 0);
+        if (stage == 1) {
+            assert_true(move(&p, p.client, p.server));
+            tls_feed(p.client, slice_head(tls_output(p.server), 100));
+        }
+        tls_feed_end(p.client);
+        assert_int_equal(tls_state(p.client), TLS_FAILED);
+        assert_int_equal(tls_failure(p.client), TLS_FAILURE_TRUNCATED);
+        assert_non_null(strstr(tls_problem(p.client), "handshake"));
+        pair_free(&p);
+    }
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+}
+
+static void test_garbage(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes;
+        const char *words;
+    } cases[] = {
+        {"220 mail.example.jp ESMTP\r\n", "does not speak TLS"},
+        {"HTTP/1.1 400 Bad Request\r\n\r\n", ""},
+        {"\x15\x03\x01\x00\x02\x02\x28", "no cipher or parameter in common"},
+        {"\x15\x03\x01\x00\x02\x02\x46", "no safe version"},
+        {"\x15\x03\x01\x00\x02\x02\x50", "alert: internal error"},
+        {"\x16\x03\x03\xff\xff xxxxxxxxxxxxx", ""},
+    };
+    static const size_t sizes[] = {27, 28, 7, 7, 7, 19};
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+        struct tls *t = NULL;
+        uint8_t to[8];
+        assert_int_equal(tls_new(&t, client, "relay.example.jp"), ERR_OK);
+        tls_feed(t, slice_of(cases[index].bytes, sizes[index]));
+        assert_int_equal(tls_state(t), TLS_FAILED);
+        assert_int_equal(tls_failure(t), TLS_FAILURE_HANDSHAKE);
+        if (strstr(tls_problem(t), cases[index].words) == NULL || tls_problem(t)[0] == '\0') {
+            fail_msg("case %zu says: %s", index, tls_problem(t));
+        }
+        /* Failed is final. */
+        tls_feed(t, SLICE("more"));
+        tls_feed_end(t);
+        assert_int_equal(tls_read(t, to, sizeof to), 0);
+        assert_int_equal(tls_write(t, SLICE("x")), 0);
+        tls_shutdown(t);
+        assert_int_equal(tls_failure(t), TLS_FAILURE_HANDSHAKE);
+        tls_free(&t);
+        assert_null(t);
+        tls_free(&t);
+    }
+    tls_policy_free(&client);
+}
+
+/* A flipped bit in a record: nothing of that record is handed out. */
+static void test_damaged_record(void **state)
+{
+    (void)state;
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    struct pair p = pair_open(client, server, 0);
+    uint8_t bytes[256];
+    uint8_t to[64];
+    assert_int_equal(tls_write(p.server, SLICE("250 ok\r\n")), 8);
+    struct slice output = tls_output(p.server);
+    memcpy(bytes, output.data, output.len);
+    bytes[output.len - 1] ^= 1;
+    tls_feed(p.client, slice_of(bytes, output.len));
+    assert_int_equal(tls_read(p.client, to, sizeof to), 0);
+    assert_int_equal(tls_state(p.client), TLS_FAILED);
+    assert_int_equal(tls_failure(p.client), TLS_FAILURE_HANDSHAKE);
+    pair_free(&p);
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+}
+
+/* ---- against a plain SSL that may misbehave ---- */
+
+struct raw {
+    SSL_CTX *context;
+    SSL *ssl;
+};
+
+static struct raw raw_new(const char *file, int version)
+{
+    char path[PATH_BYTES];
+    struct raw r = {.context =
+                        SSL_CTX_new(file == NULL ? TLS_client_method() : TLS_server_method())};
+    assert_non_null(r.context);
+    SSL_CTX_set_security_level(r.context, 0);
+    if (file != NULL) {
+        path_of(path, file, ".pem");
+        assert_int_equal(SSL_CTX_use_certificate_chain_file(r.context, path), 1);
+        path_of(path, file, ".key");
+        assert_int_equal(SSL_CTX_use_PrivateKey_file(r.context, path, SSL_FILETYPE_PEM), 1);
+    }
+    SSL_CTX_set_min_proto_version(r.context, TLS1_VERSION);
+    SSL_CTX_set_max_proto_version(r.context, version);
+    assert_int_equal(SSL_CTX_set_cipher_list(r.context, "ALL:@SECLEVEL=0"), 1);
+    return r;
+}
+
+static void raw_open(struct raw *r, bool server)
+{
+    r->ssl = SSL_new(r->context);
+    assert_non_null(r->ssl);
+    SSL_set_bio(r->ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
+    if (server) {
+        SSL_set_accept_state(r->ssl);
+    } else {
+        SSL_set_connect_state(r->ssl);
+    }
+}
+
+static void raw_free(struct raw *r)
+{
+    SSL_free(r->ssl);
+    SSL_CTX_free(r->context);
+    ERR_clear_error();
+}
+
+/* All that stands ready, both ways, until nothing does. The raw side reads and drops. */
+static void raw_pump(struct raw *r, struct tls *t)
+{
+    uint8_t bytes[16384];
+    for (int round = 0; round < 1000; round++) {
+        struct slice output = tls_output(t);
+        if (output.len > 0) {
+            assert_int_equal(BIO_write(SSL_get_rbio(r->ssl), output.data, (int)output.len),
+                             (int)output.len);
+            tls_output_done(t, output.len);
+        }
+        while (SSL_read(r->ssl, bytes, sizeof bytes) > 0) {
+        }
+        ERR_clear_error();
+        int count = BIO_read(SSL_get_wbio(r->ssl), bytes, sizeof bytes);
+        if (count <= 0 && tls_output(t).len == 0) {
+            return;
+        }
+        tls_feed(t, slice_of(bytes, count > 0 ? (size_t)count : 0));
+    }
+    fail_msg("never comes to rest");
+}
+
+static void test_old_and_weak(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *file;
+        int version;
+        enum tls_verify verify;
+        enum tls_failure failure;
+        const char *words;
+    } cases[] = {
+        {"good", TLS1_1_VERSION, TLS_VERIFY_FULL, TLS_FAILURE_HANDSHAKE, "no safe version of TLS"},
+        {"good", TLS1_1_VERSION, TLS_VERIFY_NONE, TLS_FAILURE_HANDSHAKE, "no safe version of TLS"},
+        {"good", TLS1_2_VERSION, TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
+        {"short-key", TLS1_2_VERSION, TLS_VERIFY_FULL, TLS_FAILURE_UNTRUSTED, "key too"},
+        {"short-key", TLS1_3_VERSION, TLS_VERIFY_FULL, TLS_FAILURE_UNTRUSTED, "key too"},
+    };
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+        struct raw server = raw_new(cases[index].file, cases[index].version);
+        struct tls_policy *policy = client_policy(cases[index].verify, "root", NULL);
+        struct tls *t = NULL;
+        raw_open(&server, true);
+        assert_int_equal(tls_new(&t, policy, "relay.example.jp"), ERR_OK);
+        raw_pump(&server, t);
+        if (tls_failure(t) != cases[index].failure ||
+            strstr(tls_problem(t), cases[index].words) == NULL) {
+            fail_msg("case %zu: %d %s", index, tls_failure(t), tls_problem(t));
+        }
+        tls_free(&t);
+        tls_policy_free(&policy);
+        raw_free(&server);
+    }
+}
+
+static void test_old_client_refused(void **state)
+{
+    (void)state;
+    struct raw client = raw_new(NULL, TLS1_1_VERSION);
+    struct tls_policy *policy = server_policy("good");
+    struct tls *t = NULL;
+    raw_open(&client, false);
+    assert_int_equal(tls_new(&t, policy, ""), ERR_OK);
+    raw_pump(&client, t);
+    assert_int_equal(tls_state(t), TLS_FAILED);
+    assert_non_null(strstr(tls_problem(t), "no safe version of TLS"));
+    tls_free(&t);
+    tls_policy_free(&policy);
+    raw_free(&client);
+}
+
+static void test_alpn_refused(void **state)
+{
+    (void)state;
+    static const unsigned char wanted[] = "\x08http/1.1";
+    struct raw client = raw_new(NULL, TLS1_3_VERSION);
+    struct tls_policy *policy = server_policy("good");
+    struct tls *t = NULL;
+    raw_open(&client, false);
+    assert_int_equal(SSL_set_alpn_protos(client.ssl, wanted, sizeof wanted - 1), 0);
+    assert_int_equal(tls_new(&t, policy, ""), ERR_OK);
+    raw_pump(&client, t);
+    assert_int_equal(tls_state(t), TLS_FAILED);
+    tls_free(&t);
+    tls_policy_free(&policy);
+    raw_free(&client);
+}
+
+static void test_sni_for_names_only(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        const char *sent;
+    } cases[] = {
+        {"relay.example.jp", "relay.example.jp"},
+        {"relay.example.jp.", "relay.example.jp"},
+        {"192.0.2.7", NULL},
+        {"2001:db8::7", NULL},
+        {"", NULL},
+    };
+    struct tls_policy *policy = client_policy(TLS_VERIFY_NONE, "root", NULL);
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+        struct raw server = raw_new("good", TLS1_3_VERSION);
+        struct tls *t = NULL;
+        raw_open(&server, true);
+        assert_int_equal(tls_new(&t, policy, cases[index].name), ERR_OK);
+        raw_pump(&server, t);
+        assert_int_equal(tls_state(t), TLS_OPEN);
+        const char *sent = SSL_get_servername(server.ssl, TLSEXT_NAMETYPE_host_name);
+        if (cases[index].sent == NULL) {
+            assert_null(sent);
+        } else {
+            assert_string_equal(sent, cases[index].sent);
+        }
+        tls_free(&t);
+        raw_free(&server);
+    }
+    tls_policy_free(&policy);
+}
+
+/* A server that gives tickets gets a full handshake the next time all the same. */
+static void test_no_resumption(void **state)
+{
+    (void)state;
+    static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+    for (size_t index = 0; index < 2; index++) {
+        struct raw server = raw_new("good", versions[index]);
+        struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+        for (int round = 0; round < 3; round++) {
+            struct tls *t = NULL;
+            uint8_t to[8];
+            raw_open(&server, true);
+            assert_int_equal(tls_new(&t, policy, "relay.example.jp"), ERR_OK);
+            raw_pump(&server, t);
+            assert_int_equal(tls_read(t, to, sizeof to), 0);
+            assert_int_equal(tls_state(t), TLS_OPEN);
+            assert_int_equal(SSL_session_reused(server.ssl), 0);
+            tls_free(&t);
+            SSL_free(server.ssl);
+            server.ssl = NULL;
+        }
+        tls_policy_free(&policy);
+        raw_free(&server);
+    }
+}
+
+static void test_renegotiation_refused(void **state)
+{
+    (void)state;
+    struct raw server = raw_new("good", TLS1_2_VERSION);
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls *t = NULL;
+    uint8_t to[64];
+    raw_open(&server, true);
+    assert_int_equal(tls_new(&t, policy, "relay.example.jp"), ERR_OK);
+    raw_pump(&server, t);
+    assert_int_equal(SSL_renegotiate(server.ssl), 1);
+    (void)SSL_do_handshake(server.ssl);
+    ERR_clear_error();
+    int count = BIO_read(SSL_get_wbio(server.ssl), to, sizeof to);
+    assert_true(count > 0);
+    tls_feed(t, slice_of(to, (size_t)count));
+    assert_int_equal(tls_read(t, to, sizeof to), 0);
+    /* An alert, type 21, and no new ClientHello. */
+    assert_true(tls_output(t).len > 0 && tls_output(t).len < 64);
+    assert_int_equal(tls_output(t).data[0], 21);
+    tls_free(&t);
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
+/* Some key updates are answered; a flood of them ends the session. */
+static void test_key_updates(void **state)
+{
+    (void)state;
+    static const struct {
+        int count;
+        enum tls_state end;
+    } cases[] = {{20, TLS_OPEN}, {2000, TLS_FAILED}};
+    for (size_t index = 0; index < 2; index++) {
+        struct raw server = raw_new("good", TLS1_3_VERSION);
+        struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+        struct tls *t = NULL;
+        uint8_t to[4096];
+        raw_open(&server, true);
+        assert_int_equal(tls_new(&t, policy, "relay.example.jp"), ERR_OK);
+        raw_pump(&server, t);
+        for (int round = 0; round < cases[index].count; round++) {
+            assert_int_equal(SSL_key_update(server.ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+            assert_int_equal(SSL_do_handshake(server.ssl), 1);
+        }
+        assert_int_equal(SSL_write(server.ssl, "250 ok\r\n", 8), 8);
+        int count;
+        size_t got = 0;
+        while ((count = BIO_read(SSL_get_wbio(server.ssl), to, sizeof to)) > 0) {
+            tls_feed(t, slice_of(to, (size_t)count));
+            got += tls_read(t, to, sizeof to);
+        }
+        assert_int_equal(tls_state(t), cases[index].end);
+        if (cases[index].end == TLS_OPEN) {
+            assert_int_equal(got, 8);
+            assert_int_equal(tls_write(t, SLICE("QUIT\r\n")), 6);
+            raw_pump(&server, t);
+            assert_int_equal(tls_state(t), TLS_OPEN);
+        } else {
+            assert_non_null(strstr(tls_problem(t), "changing keys"));
+        }
+        tls_free(&t);
+        tls_policy_free(&policy);
+        raw_free(&server);
+    }
+}
+
+/* More than the input holds, unread: an end with words, not a growing heap. */
+static void test_input_bound(void **state)
+{
+    (void)state;
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    struct pair p = pair_open(client, server, 0);
+    static const uint8_t bytes[60000];
+    for (int round = 0; round < 8; round++) {
+        (void)!tls_write(p.server, slice_of(bytes, sizeof bytes));
+        (void)!move(&p, p.server, p.client);
+    }
+    assert_int_equal(tls_state(p.client), TLS_FAILED);
+    assert_int_equal(tls_failure(p.client), TLS_FAILURE_MEMORY);
+    pair_free(&p);
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+}
+
+/* ---- several sessions ---- */
+
+static void foul_the_queue(void)
+{
+    for (int round = 0; round < 20; round++) {
+        BIO *bio = BIO_new_file("/nonexistent/file", "r");
+        assert_null(bio);
+    }
+    assert_int_not_equal(ERR_peek_error(), 0);
+}
+
+/* The library's error queue is the thread's: what another session, or anybody, left in it must not
+ * end this one. */
+static void test_queue_of_another(void **state)
+{
+    (void)state;
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    struct tls_policy *bad = server_policy("expired");
+    struct pair well = pair_new(client, server, "relay.example.jp", 99);
+    struct pair ill = pair_new(client, bad, "relay.example.jp", 7);
+    uint8_t to[64];
+    for (int round = 0; round < 200; round++) {
+        foul_the_queue();
+        (void)!move(&ill, ill.client, ill.server);
+        (void)!move(&ill, ill.server, ill.client);
+        foul_the_queue();
+        (void)!move(&well, well.client, well.server);
+        foul_the_queue();
+        (void)!move(&well, well.server, well.client);
+    }
+    pump(&well);
+    pump(&ill);
+    assert_int_equal(tls_state(well.client), TLS_OPEN);
+    assert_int_equal(tls_state(well.server), TLS_OPEN);
+    assert_int_equal(tls_failure(ill.client), TLS_FAILURE_EXPIRED);
+    foul_the_queue();
+    assert_int_equal(tls_read(well.client, to, sizeof to), 0);
+    assert_int_equal(tls_state(well.client), TLS_OPEN);
+    foul_the_queue();
+    assert_int_equal(tls_write(well.client, SLICE("NOOP\r\n")), 6);
+    pump(&well);
+    foul_the_queue();
+    assert_int_equal(tls_read(well.server, to, sizeof to), 6);
+    foul_the_queue();
+    assert_int_equal(tls_read(well.server, to, sizeof to), 0);
+    assert_int_equal(tls_state(well.server), TLS_OPEN);
+    foul_the_queue();
+    tls_shutdown(well.client);
+    pump(&well);
+    foul_the_queue();
+    assert_int_equal(tls_read(well.server, to, sizeof to), 0);
+    assert_int_equal(tls_state(well.server), TLS_PEER_DONE);
+    ERR_clear_error();
+    pair_free(&well);
+    pair_free(&ill);
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+    tls_policy_free(&bad);
+}
+
+/* A reload lets go of the policy; what runs under it goes on. */
+static void test_policy_freed_first(void **state)
+{
+    (void)state;
+    char pin[128];
+    fingerprint_of("good", pin, false);
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", pin);
+    struct tls_policy *server = server_policy("good");
+    struct pair p = pair_new(client, server, "relay.example.jp", 5);
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+    assert_null(client);
+    tls_policy_free(&client);
+    pump(&p);
+    assert_int_equal(tls_state(p.client), TLS_OPEN);
+    pair_free(&p);
+}
+
+#define THREADS           4
+#define THREAD_HANDSHAKES 25
+
+struct shared {
+    struct tls_policy *client;
+    struct tls_policy *server;
+    struct tls_policy *bad;
+};
+
+/* cmocka's asserts jump, and only on its own thread: count instead. Returns the failures. */
+static void *thread_main(void *argument)
+{
+    const struct shared *shared = argument;
+    uintptr_t failures = 0;
+    for (uint32_t round = 0; round < THREAD_HANDSHAKES; round++) {
+        struct pair p = {0};
+        bool bad = round % 5 == 4;
+        uint8_t to[1024];
+        if (tls_new(&p.client, shared->client, "relay.example.jp") != ERR_OK ||
+            tls_new(&p.server, bad ? shared->bad : shared->server, "") != ERR_OK) {
+            failures++;
+        }
+        for (int step = 0; step < 20; step++) {
+            struct slice output = tls_output(p.client);
+            tls_feed(p.server, output);
+            tls_output_done(p.client, output.len);
+            output = tls_output(p.server);
+            tls_feed(p.client, output);
+            tls_output_done(p.server, output.len);
+        }
+        failures += tls_state(p.client) != (bad ? TLS_FAILED : TLS_OPEN);
+        if (!bad) {
+            failures += tls_write(p.client, SLICE("hello")) != 5;
+            tls_feed(p.server, tls_output(p.client));
+            failures += tls_read(p.server, to, sizeof to) != 5;
+        }
+        pair_free(&p);
+    }
+    return (void *)failures;
+}
+
+static void test_threads_share_a_policy(void **state)
+{
+    (void)state;
+    struct shared shared = {client_policy(TLS_VERIFY_FULL, "root", NULL), server_policy("good"),
+                            server_policy("wrong-name")};
+    pthread_t threads[THREADS];
+    for (size_t index = 0; index < THREADS; index++) {
+        assert_int_equal(pthread_create(&threads[index], NULL, thread_main, &shared), 0);
+    }
+    for (size_t index = 0; index < THREADS; index++) {
+        void *failures = NULL;
+        assert_int_equal(pthread_join(threads[index], &failures), 0);
+        assert_null(failures);
+    }
+    tls_policy_free(&shared.client);
+    tls_policy_free(&shared.server);
+    tls_policy_free(&shared.bad);
+}
+
+/* A session that has talked and rests. The bound leaves room for other versions of the library;
+ * a kept 16 KiB record buffer or output would pass it. */
+static void test_idle_memory(void **state)
+{
+    (void)state;
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    enum { PAIRS = 50 };
+    static struct pair pairs[PAIRS];
+    struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls_policy *server = server_policy("good");
+    static const uint8_t bytes[50000];
+    static uint8_t to[65536];
+    size_t before = 0;
+    for (size_t index = 0; index < PAIRS; index++) {
+        if (index == 1) {
+            before = mallinfo2().uordblks; /* after the first, which warms the library up */
+        }
+        pairs[index] = pair_open(client, server, 0);
+        assert_int_equal(tls_write(pairs[index].client, slice_of(bytes, sizeof bytes)),
+                         sizeof bytes);
+        pump(&pairs[index]);
+        while (tls_read(pairs[index].server, to, sizeof to) > 0) {
+        }
+        assert_int_equal(tls_read(pairs[index].client, to, sizeof to), 0);
+    }
+    size_t each = (mallinfo2().uordblks - before) / (2 * (PAIRS - 1));
+    print_message("an idle session takes %zu bytes\n", each);
+    assert_true(each < 32768);
+    for (size_t index = 0; index < PAIRS; index++) {
+        pair_free(&pairs[index]);
+    }
+    tls_policy_free(&client);
+    tls_policy_free(&server);
+#endif
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_client_policy_problems),
+        cmocka_unit_test(test_server_policy_problems),
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_server_names),
+        cmocka_unit_test(test_transfer_1_3),
+        cmocka_unit_test(test_transfer_1_2),
+        cmocka_unit_test(test_handshake_cuts),
+        cmocka_unit_test(test_output_bound),
+        cmocka_unit_test(test_close_notify),
+        cmocka_unit_test(test_truncation),
+        cmocka_unit_test(test_end_in_handshake),
+        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_damaged_record),
+        cmocka_unit_test(test_old_and_weak),
+        cmocka_unit_test(test_old_client_refused),
+        cmocka_unit_test(test_alpn_refused),
+        cmocka_unit_test(test_sni_for_names_only),
+        cmocka_unit_test(test_no_resumption),
+        cmocka_unit_test(test_renegotiation_refused),
+        cmocka_unit_test(test_key_updates),
+        cmocka_unit_test(test_input_bound),
+        cmocka_unit_test(test_queue_of_another),
+        cmocka_unit_test(test_policy_freed_first),
+        cmocka_unit_test(test_threads_share_a_policy),
+        cmocka_unit_test(test_idle_memory),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
