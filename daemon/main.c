@@ -21,6 +21,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 #include <sysexits.h>
 #include <time.h>
@@ -201,27 +202,48 @@ static int open_policies(struct program *p)
 /* Enough descriptors for what the configuration allows, or a clear word about it. */
 static int raise_limits(const struct config *config)
 {
-    rlim_t wanted = config->connections_max + 200;
-    for (uint32_t index = 0; index < config->upstream_count; index++) {
-        wanted += config->upstreams[index].connections;
-    }
+    static struct config_errors errors;
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
         return 0;
     }
-    if (limit.rlim_cur < wanted) {
-        limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || config_fits(config, limit.rlim_cur, 0, &errors)) {
+        return 0;
     }
-    if (limit.rlim_cur < wanted) {
-        fprintf(
-            stderr,
-            "tasukid: connections-max needs %llu open files, the limit here is %llu; lower it or "
-            "raise the limit (LimitNOFILE= in the unit)\n",
-            (unsigned long long)wanted, (unsigned long long)limit.rlim_cur);
-        return EX_CONFIG;
+    print_errors(config->file, &errors);
+    return EX_CONFIG;
+}
+
+static void log_risk(const struct program *p, const char *text)
+{
+    struct log_line line;
+    event_begin(&line, p->shared.log, EVENT_RISK);
+    log_put_text(&line, "text", slice_from_str(text));
+    log_end(&line);
+}
+
+/* What was set on purpose and is a risk all the same, and a queue-max that this disk does not hold
+ * (a full disk is met with 452 all the same). */
+static void log_risks(const struct program *p)
+{
+    static struct config_errors errors;
+    struct store_summary summary;
+    struct statvfs disk;
+    char text[200];
+    for (size_t index = 0; config_risk_at(p->config, index, text); index++) {
+        log_risk(p, text);
     }
-    return 0;
+    store_summary(p->store, &summary);
+    if (statvfs(p->config->state, &disk) == 0 &&
+        !config_fits(p->config, 0,
+                     (uint64_t)disk.f_bavail * disk.f_frsize + summary.pages_used_bytes, &errors)) {
+        log_risk(p, errors.items[0].message);
+    }
+    if (p->report.problem[0] != '\0') {
+        log_risk(p, p->report.problem);
+    }
 }
 
 static int make_directory(const char *path, mode_t mode)
@@ -570,6 +592,7 @@ static int run(struct program *p)
         return code;
     }
     log_start(p);
+    log_risks(p);
     notify("READY=1");
     catch_signals();
     io_set_after_batch(p->io, after_batch, p);

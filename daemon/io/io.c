@@ -156,7 +156,7 @@ void io_restart(struct io *io, struct io_op *op, bool polled)
 }
 
 /* What is added meanwhile has its turn in the next iteration. */
-static void run_done(struct io *io)
+void io_run_done(struct io *io)
 {
     struct io_list batch = io->done;
     io->done = (struct io_list){0};
@@ -475,7 +475,7 @@ void io_run(struct io *io)
     while (!io->stopping) {
         io->iterations++;
         io->driver->turn(io, next_timeout_ms(io));
-        run_done(io);
+        io_run_done(io);
         run_timers(io);
         if (io->after_batch != NULL) {
             io->after_batch(io->after_batch_ctx);

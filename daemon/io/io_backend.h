@@ -157,6 +157,9 @@ static inline struct io_op *io_list_pop(struct io_list *list)
 /* Reads the clock for this iteration. */
 void io_tick(struct io *io);
 
+/* Calls the functions of what is done already (io->done), as it stands. */
+void io_run_done(struct io *io);
+
 /* The op, in no list, has ended: calls its function. data is for recv only. */
 void io_complete(struct io *io, struct io_op *op, int32_t result, struct slice data);
 

@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define READERS_CHECK_MS 60000
+
 static uint64_t clock_ms(clockid_t clock)
 {
     struct timespec now;
@@ -22,6 +24,15 @@ static uint64_t clock_us(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* Places of readers that ended without giving them back pin old pages. */
+static void check_readers(struct queue *q)
+{
+    if (q->now_ms >= q->readers_checked_ms + READERS_CHECK_MS) {
+        q->readers_checked_ms = q->now_ms;
+        (void)store_readers_check(q->with.store);
+    }
 }
 
 static void read_clock(struct queue *q)
@@ -416,7 +427,10 @@ void *queue_run(void *queue)
             look_at_room(q);
             queue_dispatch(q);
         }
-        wait_for_work(q);
+        check_readers(q);
+        if (!q->stopping) {
+            wait_for_work(q);
+        }
     }
     return NULL;
 }

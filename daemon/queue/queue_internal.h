@@ -66,7 +66,8 @@ struct queue {
     int64_t wall_offset_ms; /* wall clock minus CLOCK_BOOTTIME, as at the start: schedules do not
                                follow steps of the wall clock */
     uint64_t now_ms;        /* read once a round; wall clock by wall_offset_ms */
-    uint64_t entropy;       /* moves with every use, for jitter */
+    uint64_t readers_checked_ms;
+    uint64_t entropy; /* moves with every use, for jitter */
     bool stopping;
     bool store_failed;
     bool no_room; /* clients hear 452; logged once at each change */
