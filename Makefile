@@ -134,6 +134,40 @@ endif
 .PRECIOUS: $(O)/%.o
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
 
+# ---- how to try it and to test it ----
+
+.PHONY: check check-fast unit lint asan tsan clang fuzz crash bench demo docs
+
+check: ## all tests, as CI runs them (installs what they need)
+	sh tests/run.sh
+
+check-fast: all unit lint ## unit tests, dialogues and lints: under a minute once built
+
+unit: units ## unit tests and dialogues of this VARIANT
+	@for test in $(UNITS); do $$test >$$test.log 2>&1 || { tail -n 40 $$test.log; echo "failed: $$test"; exit 1; }; done
+
+lint: all ## layers, purity, tables, banned calls, format
+	$(PYTHON) tests/lint/run
+
+asan tsan clang: ## unit tests in that build
+	$(MAKE) VARIANT=$@ programs unit
+
+T ?= 60
+fuzz: fuzzers ## every fuzz target for T seconds (default 60)
+	sh tests/fuzz/run.sh $(T)
+
+crash: all ## kill -9 under load, CRASH_CYCLES times (default 50), then balance the books
+	$(PYTHON) tests/crash/crash.py
+
+bench: all benches ## side by side with Postfix and with no MTA at all
+	$(PYTHON) tests/bench/bench.py
+
+demo: ## daemon, page and a built-in upstream on loopback, mail going through
+	sh packaging/demo.sh
+
+docs: ## pages that are made from schema/
+	$(PYTHON) packaging/man/make-conf-man.py >packaging/man/tasuki.conf.5
+
 clean: ## remove everything that was built
 	rm -rf build
 
