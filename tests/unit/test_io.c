@@ -906,6 +906,8 @@ static void wake_from_threads(void **state)
     assert_int_equal(b.seen, RINGERS * RINGS_PER_RINGER);
     settle(b.io);
     int calls = b.calls;
+    settle(b.io); /* nobody rings any more */
+    assert_int_equal(b.calls, calls);
     io_wake_ring(b.fd); /* stopped before the loop looks: no call */
     io_wake_stop(b.io, &b.wake);
     io_wake_stop(b.io, &b.wake);
@@ -1084,6 +1086,47 @@ static void accept_cancelled_inside(void **state)
     }
     close_now(s.io, listener);
     loop_close(s.io);
+}
+
+struct bouncer {
+    struct starved starved;
+    struct io_op recv;
+};
+
+static void bouncer_received(struct io_op *op)
+{
+    struct bouncer *b = IO_OWNER(op, struct bouncer, recv);
+    io_cancel(b->starved.io, &b->starved.accept);
+}
+
+/* A connection and the reason to cancel come in one batch, the reason first. Whatever is accepted
+ * is handed over, and the last call is -ECANCELED all the same. */
+static void accept_cancelled_as_one_arrives(void **state)
+{
+    struct bouncer b = {.starved = {.io = loop_open(state), .accept = {.fn = starved_accepted}},
+                        .recv = {.fn = bouncer_received}};
+    struct io *io = b.starved.io;
+    struct sockaddr_in address;
+    int listener = tcp_listen(&address, 16);
+    int fds[2];
+    socket_pair(fds);
+    io_recv(io, &b.recv, fds[0]);
+    io_accept(io, &b.starved.accept, listener);
+    settle(io);
+    write_bytes(fds[1], "x");
+    int client = tcp_socket();
+    (void)connect(client, (struct sockaddr *)&address, sizeof(address));
+    io_run(io);
+    assert_int_equal(b.starved.ends, 1);
+    assert_in_range(b.starved.accepted, 0, 1);
+    for (int index = 0; index < b.starved.accepted; index++) {
+        close(b.starved.fds[index]);
+    }
+    close_now(io, listener);
+    close_now(io, fds[0]);
+    close(fds[1]);
+    close(client);
+    loop_close(io);
 }
 
 /* A socket that does not listen: one call, the last. */
@@ -1656,6 +1699,7 @@ static const struct test_case cases[] = {
     CASE(accept_without_descriptors),
     CASE(accept_cancelled_in_pause),
     CASE(accept_cancelled_inside),
+    CASE(accept_cancelled_as_one_arrives),
     CASE(accept_on_the_wrong_socket),
     CASE(peer_closes),
     CASE(peer_resets),
