@@ -12,12 +12,14 @@
 
 #define RING_BYTES  (256u << 10)
 #define STOP_MS_MAX 1000
+#define GATHER_NS   20000000L
 
 struct logger {
     struct log log;
     pthread_t thread;
-    pthread_mutex_t lock; /* all below */
-    pthread_cond_t filled;
+    pthread_mutex_t lock;   /* all below */
+    pthread_cond_t filled;  /* the ring was empty and is not any more */
+    pthread_cond_t pressed; /* it is half full, or everything stops */
     bool with_time;
     bool stopping;
     uint64_t dropped; /* lines since the last that fitted */
@@ -73,9 +75,12 @@ static void write_line(void *ctx, enum log_level level, struct slice line)
         append_dropped(l);
     }
     append(l, line);
+    bool pressed = l->len >= RING_BYTES / 2;
     pthread_mutex_unlock(&l->lock);
     if (was_empty) {
         pthread_cond_signal(&l->filled);
+    } else if (pressed) {
+        pthread_cond_signal(&l->pressed);
     }
 }
 
@@ -106,6 +111,22 @@ static void write_out(struct logger *l, struct slice bytes)
     }
 }
 
+/* A moment for more lines to come: one wake-up and one write for all of them, not for each. */
+static void gather(struct logger *l)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += GATHER_NS;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    while (!l->stopping && l->len < RING_BYTES / 2 &&
+           pthread_cond_timedwait(&l->pressed, &l->lock, &until) == 0) {
+        /* until the moment is over, or there is no time to lose */
+    }
+}
+
 static void *run(void *arg)
 {
     struct logger *l = arg;
@@ -113,6 +134,7 @@ static void *run(void *arg)
     while (!l->stopping || l->len > 0) {
         if (l->len == 0) {
             pthread_cond_wait(&l->filled, &l->lock);
+            gather(l);
             continue;
         }
         size_t len = l->len;
@@ -132,6 +154,7 @@ static void destroy(struct logger *l)
 {
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->filled);
+    pthread_cond_destroy(&l->pressed);
     free(l->filling);
     free(l->emptying);
     free(l);
@@ -145,6 +168,7 @@ enum err logger_start(struct logger **out, enum log_level level, bool with_time)
     }
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->filled, NULL);
+    pthread_cond_init(&l->pressed, NULL);
     l->log = (struct log){.write = write_line, .ctx = l, .level = level};
     l->with_time = with_time;
     l->filling = malloc(RING_BYTES);
@@ -173,6 +197,7 @@ void logger_stop(struct logger **logger)
     l->stopping = true;
     pthread_mutex_unlock(&l->lock);
     pthread_cond_signal(&l->filled);
+    pthread_cond_signal(&l->pressed);
     pthread_join(l->thread, NULL);
     destroy(l);
     *logger = NULL;
