@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define HELO_BYTES_MAX     128
+#define LAST_WORDS_MS_MAX  10000
 #define SUBJECT_BYTES_MAX  128
 #define RECEIVED_BYTES_MAX 1024
 /* Content can grow while it is decoded (a bare LF becomes CRLF) and some bytes may have been held
@@ -42,12 +43,13 @@ struct client {
     struct stream stream;
     struct smtp_server machine;
     struct io_op timer;
-    uint64_t timer_ms;     /* what it is set to, while it is pending */
-    size_t sending_len;    /* of the machine's output, with the stream */
-    uint32_t client_place; /* in the shared table */
-    bool closing;          /* stream_close was called */
-    bool closed;           /* the stream is gone */
-    bool counted;          /* in the connection counters */
+    uint64_t last_words_ms; /* CLOSING: until then they must have been taken; 0 before */
+    uint64_t timer_ms;      /* what it is set to, while it is pending */
+    size_t sending_len;     /* of the machine's output, with the stream */
+    uint32_t client_place;  /* in the shared table */
+    bool closing;           /* stream_close was called */
+    bool closed;            /* the stream is gone */
+    bool counted;           /* in the connection counters */
 
     char client[INET6_ADDRSTRLEN];
     uint8_t helo_bytes[HELO_BYTES_MAX];
@@ -623,9 +625,21 @@ static bool waits_for_discard(const struct client *s)
     return s->mail == MAIL_VOID; /* the next MAIL waits until the intake is here again */
 }
 
+/* Our last words need a reader as well: a peer that never reads them is not waited for. */
+static uint64_t deadline_of(struct client *s)
+{
+    if (s->machine.state != SMTP_SERVER_CLOSING) {
+        return smtp_server_deadline_ms(&s->machine);
+    }
+    if (s->last_words_ms == 0) {
+        s->last_words_ms = io_now_ms(s->in->with.io) + LAST_WORDS_MS_MAX;
+    }
+    return s->last_words_ms;
+}
+
 static void arm_timer(struct client *s)
 {
-    uint64_t deadline_ms = smtp_server_deadline_ms(&s->machine);
+    uint64_t deadline_ms = deadline_of(s);
     if (deadline_ms != UINT64_MAX && (!io_pending(&s->timer) || deadline_ms < s->timer_ms)) {
         s->timer_ms = deadline_ms;
         io_timer(s->in->with.io, &s->timer, deadline_ms);
@@ -705,7 +719,7 @@ static void on_timer(struct io_op *op)
     if (s->closing) {
         return;
     }
-    if (now_ms >= smtp_server_deadline_ms(&s->machine)) {
+    if (now_ms >= deadline_of(s)) {
         if (s->machine.state == SMTP_SERVER_CLOSING || smtp_server_output(&s->machine).len > 0) {
             client_close(s, false); /* it does not even read our last words */
             return;

@@ -1318,6 +1318,47 @@ static void numbers_reused_after_close(void **state)
     loop_close(r.io);
 }
 
+struct shared {
+    struct io *io;
+    struct io_op recv, close;
+    int fd;
+};
+
+static void shared_closed(struct io_op *op)
+{
+    io_stop(IO_OWNER(op, struct shared, close)->io);
+}
+
+static void shared_received(struct io_op *op)
+{
+    struct shared *s = IO_OWNER(op, struct shared, recv);
+    io_close(s->io, &s->close, s->fd);
+}
+
+/* A child may hold a copy for a moment: what arrives on it does not keep the loop busy. */
+static void closed_while_shared(void **state)
+{
+    struct shared s = {
+        .io = loop_open(state), .recv = {.fn = shared_received}, .close = {.fn = shared_closed}};
+    int fds[2];
+    socket_pair(fds);
+    s.fd = fds[0];
+    int copy = dup(fds[0]);
+    assert_true(copy >= 0);
+    io_recv(s.io, &s.recv, s.fd);
+    write_bytes(fds[1], "x");
+    io_run(s.io);
+    write_bytes(fds[1], "y");
+    struct probe p = probe_of(s.io, 1);
+    uint64_t before = s.io->iterations;
+    io_timer(s.io, &p.op, io_now_ms(s.io) + 20);
+    io_run(s.io);
+    assert_in_range(s.io->iterations - before, 1, 5);
+    close(copy);
+    close(fds[1]);
+    loop_close(s.io);
+}
+
 static void closed_descriptor(void **state)
 {
     struct io *io = loop_open(state);
@@ -1706,6 +1747,7 @@ static const struct test_case cases[] = {
     CASE(peer_closes_on_a_blocked_sender),
     CASE(connect_refused),
     CASE(numbers_reused_after_close),
+    CASE(closed_while_shared),
     CASE(closed_descriptor),
     CASE(stop_after_the_batch),
     CASE(more_ready_than_buffers),
