@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define REQUEST_BYTES_FIRST 4096
+#define IDLE_MS_MAX         60000 /* neither asking nor reading its answer: the place is for others */
 
 static void on_stream(struct stream *stream, enum stream_event event);
 
@@ -22,6 +23,7 @@ static void connection_free_when_done(struct connection *n)
         return; /* what is lent comes back first */
     }
     struct control *c = n->c;
+    io_cancel(c->with.io, &n->timer);
     command_free(n);
     json_decref(n->asked);
     free(n->request.data);
@@ -53,6 +55,20 @@ static void log_refused(const struct connection *n, const char *reason)
     log_put_u64(&line, "uid", n->uid);
     log_put_text(&line, "reason", slice_from_str(reason));
     log_end(&line);
+}
+
+static void idled(struct io_op *op)
+{
+    struct connection *n = IO_OWNER(op, struct connection, timer);
+    uint64_t now_ms = io_now_ms(n->c->with.io);
+    if (n->wait == CONTROL_WAIT_NOTHING && now_ms >= n->active_ms + IDLE_MS_MAX) {
+        if (!n->closing) {
+            n->closing = true;
+            stream_close(&n->stream, false);
+        }
+        return;
+    }
+    io_timer(n->c->with.io, &n->timer, now_ms + IDLE_MS_MAX);
 }
 
 static void accepted(struct io_op *op)
@@ -89,6 +105,9 @@ static void accepted(struct io_op *op)
     c->connection_count++;
     stream_init(&n->stream, c->with.io, on_stream);
     stream_open(&n->stream, fd);
+    n->timer.fn = idled;
+    n->active_ms = io_now_ms(c->with.io);
+    io_timer(c->with.io, &n->timer, n->active_ms + IDLE_MS_MAX);
     stream_read(&n->stream);
 }
 
@@ -133,6 +152,7 @@ void answer_finish(struct connection *n)
         return;
     }
     n->sending = true;
+    n->active_ms = io_now_ms(n->c->with.io);
     stream_write(&n->stream, buf_slice(&n->answer));
 }
 
@@ -213,6 +233,7 @@ static bool idle(const struct connection *n)
 static void data_came(struct connection *n)
 {
     struct slice in = n->stream.data;
+    n->active_ms = io_now_ms(n->c->with.io);
     size_t end = slice_find(in, '\n');
     size_t count = end < in.len ? end + 1 : in.len;
     n->stream.used = count;

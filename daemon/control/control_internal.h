@@ -42,7 +42,9 @@ struct connection {
     struct connection *prev, *next;
     struct stream stream;
     bool closing, closed;
-    bool last_words; /* close when the answer is sent */
+    struct io_op timer;
+    uint64_t active_ms; /* when bytes last moved, or an answer was made */
+    bool last_words;    /* close when the answer is sent */
     uint32_t uid;
     enum command_scope scope;
     struct buf request; /* owned memory: the line so far */
