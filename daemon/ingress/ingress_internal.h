@@ -43,5 +43,6 @@ struct client *client_next(struct client *s);
 
 struct piece *piece_get(struct ingress *in);
 void piece_put(struct ingress *in, struct piece **piece);
+void pieces_free(struct ingress *in);
 
 #endif

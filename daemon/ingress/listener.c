@@ -1,5 +1,5 @@
 /*
- * Listening sockets, limits on connections, and the worker's stock of pieces.
+ * Listening sockets, and the sessions of one worker as a whole.
  */
 #include "daemon/base/num.h"
 #include "daemon/ingress/ingress_internal.h"
@@ -89,43 +89,7 @@ void ingress_free(struct ingress **in)
         return;
     }
     CHECK(ingress_is_empty(*in));
-    while ((*in)->free_pieces != NULL) {
-        struct piece *piece = (*in)->free_pieces;
-        (*in)->free_pieces = piece->next;
-        free(piece);
-    }
+    pieces_free(*in);
     free(*in);
     *in = NULL;
-}
-
-struct piece *piece_get(struct ingress *in)
-{
-    struct piece *piece = in->free_pieces;
-    if (piece != NULL) {
-        in->free_pieces = piece->next;
-        in->free_piece_count--;
-    } else {
-        piece = malloc(sizeof *piece + in->with.piece_bytes);
-    }
-    if (piece != NULL) {
-        piece->next = NULL;
-        piece->len = 0;
-    }
-    return piece;
-}
-
-void piece_put(struct ingress *in, struct piece **piece)
-{
-    struct piece *p = *piece;
-    *piece = NULL;
-    if (p == NULL) {
-        return;
-    }
-    if (in->free_piece_count >= PIECES_KEPT_MAX) {
-        free(p);
-        return;
-    }
-    p->next = in->free_pieces;
-    in->free_pieces = p;
-    in->free_piece_count++;
 }

@@ -33,15 +33,15 @@ enum io_feature {
 #define IO_FEATURES_ALL ((1u << 5) - 1)
 
 enum io_place {
-    IO_PLACE_NONE,    /* with its owner */
-    IO_PLACE_STARTED, /* in io->started */
-    IO_PLACE_PARKED,  /* with the kernel, or waiting for epoll */
-    IO_PLACE_CANCEL_QUEUED /* io_uring: parked, and in the list of cancels to be submitted */,
-    IO_PLACE_CANCEL_SENT, /* io_uring: parked, and its cancel is with the kernel too */
-    IO_PLACE_CANCEL_LAST, /* io_uring: has ended, but its cancel is still with the kernel */
-    IO_PLACE_DONE,        /* in io->done with its result */
-    IO_PLACE_HEAP,        /* in the timer heap: a timer, or an accept that pauses */
-    IO_PLACE_EXPIRED,     /* in io->expired: left the heap in this batch */
+    IO_PLACE_NONE,          /* with its owner */
+    IO_PLACE_STARTED,       /* in io->started */
+    IO_PLACE_PARKED,        /* with the kernel, or waiting for epoll */
+    IO_PLACE_CANCEL_QUEUED, /* io_uring: parked, and in the list of cancels to be submitted */
+    IO_PLACE_CANCEL_SENT,   /* io_uring: parked, and its cancel is with the kernel too */
+    IO_PLACE_CANCEL_LAST,   /* io_uring: has ended, but its cancel is still with the kernel */
+    IO_PLACE_DONE,          /* in io->done with its result */
+    IO_PLACE_HEAP,          /* in the timer heap: a timer, or an accept that pauses */
+    IO_PLACE_EXPIRED,       /* in io->expired: left the heap in this batch */
 };
 
 struct io_list {
