@@ -44,6 +44,7 @@ struct program {
     struct logger *logger;
     struct store *store;
     struct store_report report;
+    uint64_t used_at_start_bytes; /* of the queue's disk */
     struct store_reader *store_reader;
     struct flow_reader reader;
     struct helper resolver, authenticator;
@@ -229,16 +230,14 @@ static void log_risk(const struct program *p, const char *text)
 static void log_risks(const struct program *p)
 {
     static struct config_errors errors;
-    struct store_summary summary;
     struct statvfs disk;
     char text[200];
     for (size_t index = 0; config_risk_at(p->config, index, text); index++) {
         log_risk(p, text);
     }
-    store_summary(p->store, &summary);
     if (statvfs(p->config->state, &disk) == 0 &&
-        !config_fits(p->config, 0,
-                     (uint64_t)disk.f_bavail * disk.f_frsize + summary.pages_used_bytes, &errors)) {
+        !config_fits(p->config, 0, (uint64_t)disk.f_bavail * disk.f_frsize + p->used_at_start_bytes,
+                     &errors)) {
         log_risk(p, errors.items[0].message);
     }
     if (p->report.problem[0] != '\0') {
@@ -266,6 +265,7 @@ static int open_store(struct program *p)
     }
     struct store_summary summary;
     store_summary(p->store, &summary);
+    p->used_at_start_bytes = summary.pages_used_bytes;
     atomic_init(&p->shared.ids.last, summary.last_id);
     p->shared.ids.box = summary.box;
     struct log_line line;
