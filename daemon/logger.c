@@ -1,18 +1,21 @@
 #include "daemon/logger.h"
 
+#include "daemon/base/num.h"
 #include "daemon/base/when.h"
 #include "schema/event.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
-#define RING_BYTES  (256u << 10)
-#define STOP_MS_MAX 1000
-#define GATHER_NS   20000000L
+#define RING_BYTES      (256u << 10)
+#define STOP_MS_MAX     1000
+#define WRITE_BYTES_MAX PIPE_BUF /* pipe(7): what POLLOUT promises room for */
+#define GATHER_NS       20000000L
 
 struct logger {
     struct log log;
@@ -25,13 +28,14 @@ struct logger {
     uint64_t dropped; /* lines since the last that fitted */
     size_t len;       /* of the half that is being filled */
     uint8_t *filling;
-    uint8_t *emptying; /* the thread's alone */
+    uint8_t *emptying;   /* the thread's alone */
+    uint64_t give_up_ms; /* the thread's alone: when stopping ends; 0 before */
 };
 
-static uint64_t wall_ms(void)
+static uint64_t clock_ms(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
@@ -42,7 +46,7 @@ static void append(struct logger *l, struct slice line)
     buf_init(&to, l->filling + l->len, RING_BYTES - l->len);
     if (l->with_time) {
         buf_put_str(&to, "time=");
-        when_put_rfc3339(&to, wall_ms());
+        when_put_rfc3339(&to, clock_ms(CLOCK_REALTIME));
         buf_put_byte(&to, ' ');
     }
     buf_put(&to, line);
@@ -54,15 +58,22 @@ static void append(struct logger *l, struct slice line)
     }
 }
 
+static void append_own(void *ctx, enum log_level level, struct slice line)
+{
+    (void)level;
+    append(ctx, line);
+}
+
+/* Whatever the level is: that lines are missing is part of every log. */
 static void append_dropped(struct logger *l)
 {
-    uint8_t memory[100];
-    struct buf line;
-    buf_init(&line, memory, sizeof memory);
-    buf_put_str(&line, "level=warning event=log-dropped lines=");
-    buf_put_u64(&line, l->dropped);
+    const struct log own = {.write = append_own, .ctx = l, .level = LOG_DEBUG};
+    struct log_line line;
+    uint64_t lines = l->dropped;
     l->dropped = 0;
-    append(l, buf_slice(&line));
+    event_begin(&line, &own, EVENT_LOG_DROPPED);
+    log_put_u64(&line, "lines", lines);
+    log_end(&line);
 }
 
 static void write_line(void *ctx, enum log_level level, struct slice line)
@@ -71,9 +82,6 @@ static void write_line(void *ctx, enum log_level level, struct slice line)
     (void)level;
     pthread_mutex_lock(&l->lock);
     bool was_empty = l->len == 0;
-    if (l->dropped > 0 && RING_BYTES - l->len > LOG_LINE_BYTES_MAX * 2) {
-        append_dropped(l);
-    }
     append(l, line);
     bool pressed = l->len >= RING_BYTES / 2;
     pthread_mutex_unlock(&l->lock);
@@ -84,30 +92,42 @@ static void write_line(void *ctx, enum log_level level, struct slice line)
     }
 }
 
+static bool is_stopping(struct logger *l)
+{
+    pthread_mutex_lock(&l->lock);
+    bool stopping = l->stopping;
+    pthread_mutex_unlock(&l->lock);
+    return stopping;
+}
+
+/* For a moment at most. What poll calls writable takes WRITE_BYTES_MAX without blocking. */
+static bool is_writable(void)
+{
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&out, 1, 100) > 0;
+}
+
+/* Everything stops, and has waited for the reader for long enough. */
+static bool gives_up(struct logger *l)
+{
+    if (is_stopping(l) && l->give_up_ms == 0) {
+        l->give_up_ms = clock_ms(CLOCK_MONOTONIC) + STOP_MS_MAX;
+    }
+    return l->give_up_ms != 0 && clock_ms(CLOCK_MONOTONIC) >= l->give_up_ms;
+}
+
 /* All of it, however long the reader takes; when stopping, for a second at most. */
 static void write_out(struct logger *l, struct slice bytes)
 {
-    uint64_t give_up_ms = 0;
-    while (bytes.len > 0) {
-        ssize_t done = write(STDERR_FILENO, bytes.data, bytes.len);
-        if (done > 0) {
-            bytes = slice_tail(bytes, (size_t)done);
+    while (bytes.len > 0 && !gives_up(l)) {
+        if (!is_writable()) {
             continue;
         }
+        ssize_t done = write(STDERR_FILENO, bytes.data, size_min(bytes.len, WRITE_BYTES_MAX));
         if (done < 0 && errno != EINTR && errno != EAGAIN) {
             return; /* nobody will ever read it */
         }
-        pthread_mutex_lock(&l->lock);
-        bool stopping = l->stopping;
-        pthread_mutex_unlock(&l->lock);
-        if (stopping && give_up_ms == 0) {
-            give_up_ms = wall_ms() + STOP_MS_MAX;
-        }
-        if (stopping && wall_ms() >= give_up_ms) {
-            return;
-        }
-        struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
-        (void)poll(&out, 1, 100);
+        bytes = slice_tail(bytes, done > 0 ? (size_t)done : 0);
     }
 }
 
@@ -115,7 +135,7 @@ static void write_out(struct logger *l, struct slice bytes)
 static void gather(struct logger *l)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += GATHER_NS;
     if (until.tv_nsec >= 1000000000) {
         until.tv_nsec -= 1000000000;
@@ -142,6 +162,9 @@ static void *run(void *arg)
         l->filling = l->emptying;
         l->emptying = full;
         l->len = 0;
+        if (l->dropped > 0) {
+            append_dropped(l); /* where the lines would have stood */
+        }
         pthread_mutex_unlock(&l->lock);
         write_out(l, slice_of(full, len));
         pthread_mutex_lock(&l->lock);
@@ -168,7 +191,11 @@ enum err logger_start(struct logger **out, enum log_level level, bool with_time)
     }
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->filled, NULL);
-    pthread_cond_init(&l->pressed, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&l->pressed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     l->log = (struct log){.write = write_line, .ctx = l, .level = level};
     l->with_time = with_time;
     l->filling = malloc(RING_BYTES);

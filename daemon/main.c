@@ -29,6 +29,8 @@
 
 #define GRACE_MS       10000
 #define ABORT_MS       3000
+#define BIND_MS_MAX    2000
+#define BIND_PAUSE_MS  20
 #define DEFAULT_CONFIG "/etc/tasuki/tasuki.conf"
 
 /* Each value says what is true in it. */
@@ -143,6 +145,24 @@ static void print_errors(const char *file, const struct config_errors *errors)
     }
 }
 
+/*
+ * The kernel takes a killed tasukid's rings down, and its listeners with them, only a while after
+ * the process is gone: who starts it again at once finds the address still taken.
+ */
+static bool bind_patiently(int fd, const struct config_listen *l)
+{
+    const struct timespec pause = {.tv_nsec = BIND_PAUSE_MS * 1000000L};
+    for (uint32_t spent_ms = 0;; spent_ms += BIND_PAUSE_MS) {
+        if (bind(fd, (const struct sockaddr *)(const void *)&l->address, l->len) == 0) {
+            return true;
+        }
+        if (errno != EADDRINUSE || spent_ms >= BIND_MS_MAX) {
+            return false;
+        }
+        (void)nanosleep(&pause, NULL);
+    }
+}
+
 static int open_listeners(struct program *p)
 {
     for (uint32_t index = 0; index < p->config->listen.count; index++) {
@@ -153,8 +173,7 @@ static int open_listeners(struct program *p)
             (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
         }
         if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||
-            bind(fd, (const struct sockaddr *)(const void *)&l->address, l->len) != 0 ||
-            listen(fd, 1024) != 0) {
+            !bind_patiently(fd, l) || listen(fd, 1024) != 0) {
             int number = errno;
             fprintf(stderr, "tasukid: cannot listen on %s: %s\n", l->text, strerror(number));
             if (number == EADDRINUSE) {

@@ -20,8 +20,9 @@
 
 #define ENVELOPE_FIXED_BYTES  32 /* head included */
 #define STATE_FIXED_BYTES     40 /* head included */
-#define FATE_FIXED_BYTES      7
+#define FATE_FIXED_BYTES      10
 #define REPLY_CODE_MAX        999
+#define ENHANCED_PART_MAX     999 /* three digits. RFC 3463 2 */
 #define RECIPIENT_STATE_COUNT (RECIPIENT_FAILED + 1)
 
 _Static_assert(SMTP_COMMAND_BYTES_MAX <= UINT16_MAX, "a text's length has two bytes");
@@ -221,19 +222,28 @@ uint32_t record_route(struct slice upstream_name)
     return crc32c(0, upstream_name);
 }
 
+static bool enhanced_is_valid(const uint16_t enhanced[3])
+{
+    return enhanced[0] <= ENHANCED_PART_MAX && enhanced[1] <= ENHANCED_PART_MAX &&
+           enhanced[2] <= ENHANCED_PART_MAX;
+}
+
 void record_fate_put(struct buf *list, const struct record_recipient *recipient)
 {
     const struct record_recipient *r = recipient;
     CHECK((unsigned)r->state < RECIPIENT_STATE_COUNT);
     CHECK((unsigned)r->outcome < OUTCOME_COUNT);
     CHECK(r->code <= REPLY_CODE_MAX);
+    CHECK(enhanced_is_valid(r->enhanced));
     CHECK(r->text.len <= RECORD_REPLY_TEXT_BYTES_MAX);
     if (!has_room(list, FATE_FIXED_BYTES + LENGTH_BYTES + r->text.len)) {
         return;
     }
     uint8_t fixed[FATE_FIXED_BYTES] = {(uint8_t)r->state, (uint8_t)r->outcome};
     be16_put(fixed + 2, r->code);
-    memcpy(fixed + 4, r->enhanced, sizeof r->enhanced);
+    be16_put(fixed + 4, r->enhanced[0]);
+    be16_put(fixed + 6, r->enhanced[1]);
+    be16_put(fixed + 8, r->enhanced[2]);
     buf_put(list, slice_of(fixed, sizeof fixed));
     text_put(list, r->text);
 }
@@ -245,15 +255,18 @@ bool record_fate_next(struct slice *list, struct record_recipient *out)
     }
     const uint8_t *fixed = list->data;
     struct slice rest = slice_tail(*list, FATE_FIXED_BYTES);
-    struct record_recipient r = {.code = be16_get(fixed + 2)};
+    struct record_recipient r = {
+        .code = be16_get(fixed + 2),
+        .enhanced = {be16_get(fixed + 4), be16_get(fixed + 6), be16_get(fixed + 8)},
+    };
     if (fixed[0] >= RECIPIENT_STATE_COUNT || r.code > REPLY_CODE_MAX ||
+        !enhanced_is_valid(r.enhanced) ||
         !text_take(&rest, 0, RECORD_REPLY_TEXT_BYTES_MAX, &r.text)) {
         return false;
     }
     r.state = (enum recipient_state)fixed[0];
     /* A row that a newer version added to outcome.def reads as NONE: no reason to lose the mail. */
     r.outcome = fixed[1] < OUTCOME_COUNT ? (enum outcome)fixed[1] : OUTCOME_NONE;
-    memcpy(r.enhanced, fixed + 4, sizeof r.enhanced);
     *out = r;
     *list = rest;
     return true;

@@ -68,8 +68,8 @@ enum recipient_state { RECIPIENT_QUEUED, RECIPIENT_DELIVERED, RECIPIENT_FAILED }
 struct record_recipient {
     enum recipient_state state;
     enum outcome outcome; /* of the last attempt; NONE before the first */
-    uint16_t code;        /* SMTP reply code, 0 when there was none */
-    uint8_t enhanced[3];  /* enhanced status code, zeros when there was none. RFC 3463 */
+    uint16_t code;        /* SMTP reply code, 0..999, 0 when there was none */
+    uint16_t enhanced[3]; /* enhanced status code, 0..999 each, zeros: none. RFC 3463 */
     struct slice text;    /* the upstream's words, untrusted, at most RECORD_REPLY_TEXT_BYTES_MAX */
 };
 

@@ -31,9 +31,9 @@ static struct record_recipient worst_recipient(const struct record_state *state)
     return worst;
 }
 
-static void put_enhanced(struct json *j, const uint8_t enhanced[3])
+static void put_enhanced(struct json *j, const uint16_t enhanced[3])
 {
-    uint8_t memory[sizeof "255.255.255"];
+    uint8_t memory[sizeof "999.999.999"];
     struct buf text;
     buf_init(&text, memory, sizeof memory);
     if (enhanced[0] != 0) {

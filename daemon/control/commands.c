@@ -146,15 +146,23 @@ static void answer_queue(struct connection *n)
 
 /* ---- show ---- */
 
+#define SCHEMA_BYTES_MAX 32
+
 static void put_message(struct connection *n, const struct msg_id *id,
                         const struct record_envelope *e, const struct record_state *st)
 {
-    uint8_t *memory = malloc(VIEW_MESSAGE_BYTES_MAX);
+    uint8_t *memory = malloc(VIEW_MESSAGE_BYTES_MAX + SCHEMA_BYTES_MAX);
     struct buf message;
     struct json j;
-    buf_init(&message, memory, memory == NULL ? 0 : VIEW_MESSAGE_BYTES_MAX);
+    buf_init(&message, memory, memory == NULL ? 0 : VIEW_MESSAGE_BYTES_MAX + SCHEMA_BYTES_MAX);
+    /* The view is a whole object: its opening brace becomes the comma behind the schema. */
+    buf_printf(&message, "{\"schema\":%d", WIRE_SCHEMA_VERSION);
+    size_t brace_at = message.len;
     json_init(&j, &message);
     view_put_message(&j, id, e, st, is_sending(n, id));
+    if (!message.overflow) {
+        message.data[brace_at] = ',';
+    }
     if (message.overflow) {
         answer_error(n, WIRE_ERROR_UNAVAILABLE, "out of memory", "try again");
     } else if (answer_begin(n, message.len + 4096)) {

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #define REQUEST_BYTES_FIRST 4096
-#define IDLE_MS_MAX         60000 /* neither asking nor reading its answer: the place is for others */
+#define IDLE_MS_MAX         60000 /* neither asking nor reading: the place is for others */
 
 static void on_stream(struct stream *stream, enum stream_event event);
 

@@ -51,7 +51,9 @@ void probe_note_received(struct session *s, struct slice bytes)
         put_line(s, "S: ", slice_trim(slice_head(bytes, end)), "");
         bytes = slice_tail(bytes, end + 1);
     }
-    if (s->probe != NULL && s->machine_begun && s->machine.state < SMTP_CLIENT_QUIT) {
+    /* What was refused once stays the step that failed, whatever the dialogue still says. */
+    if (s->probe != NULL && s->machine_begun && s->probe->outcome == OUTCOME_NONE &&
+        s->machine.state < SMTP_CLIENT_QUIT) {
         const char *word = smtp_client_stage_word(smtp_client_stage(&s->machine));
         if (strcmp(word, "idle") != 0) {
             probe_step(s, word);
@@ -145,11 +147,13 @@ void probe_content(struct session *s)
     }
 }
 
-static void keep_reply(struct session *s, enum outcome outcome, const struct smtp_reply *reply)
+static void keep_reply(struct session *s, const struct smtp_client_event *event)
 {
+    const struct smtp_reply *reply = &event->reply;
     struct slice text = smtp_reply_first_line(reply);
-    s->probe->outcome = outcome;
+    s->probe->outcome = classify_event(event);
     s->probe->code = reply->code;
+    probe_step(s, smtp_client_stage_word(event->stage));
     snprintf(s->probe->text, sizeof s->probe->text, "%.*s",
              (int)(text.len < sizeof s->probe->text ? text.len : sizeof s->probe->text - 1),
              text.len == 0 ? "" : (const char *)text.data);
@@ -157,13 +161,13 @@ static void keep_reply(struct session *s, enum outcome outcome, const struct smt
 
 void probe_recipient(struct session *s, const struct smtp_client_event *event)
 {
-    keep_reply(s, classify_event(event), &event->reply);
+    keep_reply(s, event);
 }
 
 void probe_done(struct session *s, const struct smtp_client_event *event)
 {
     if (event->accepted_count > 0) {
-        keep_reply(s, classify_event(event), &event->reply);
+        keep_reply(s, event);
     }
     if (s->probe->outcome == OUTCOME_DELIVERED) {
         probe_step(s, "done");

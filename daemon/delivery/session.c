@@ -444,8 +444,12 @@ static void machine_failed(struct session *s, const struct smtp_client_event *ev
         outcome = OUTCOME_NONE; /* servers close what is idle */
     }
     if (outcome == OUTCOME_IN_DOUBT) {
-        outcome =
-            OUTCOME_CONNECTION_LOST; /* that is the message's word; this is the connection's */
+        /* That is the message's word; this is the connection's. */
+        outcome = event->failure == SMTP_CLIENT_FAILURE_TIMEOUT ? OUTCOME_TIMED_OUT
+                                                                : OUTCOME_CONNECTION_LOST;
+    }
+    if (outcome != OUTCOME_NONE) {
+        probe_step(s, smtp_client_stage_word(event->stage));
     }
     session_fail(s, outcome, event->reply.code, text);
 }

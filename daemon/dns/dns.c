@@ -37,7 +37,7 @@
 #define TRIES            3
 #define TRY_MS_MIN       20
 #define TRY_MS_MAX       5000
-#define TRIES_SPAN       10 /* 1 + 2 + 4, since the timeout doubles with each try, and some to spare */
+#define TRIES_SPAN       10   /* 1 + 2 + 4, the timeout doubles with each try; and some to spare */
 #define UDP_BYTES_MAX    1232 /* EDNS; never fragmented. DNS flag day 2020 */
 #define TTL_LITERAL_S    86400
 #define TTL_HOSTS_S      60

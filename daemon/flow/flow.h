@@ -98,7 +98,7 @@ struct flow_result {
     uint32_t recipient_index; /* in the envelope's order */
     enum outcome outcome;
     uint16_t code;
-    uint8_t enhanced[3];
+    uint16_t enhanced[3];
     uint16_t text_len;
     uint32_t text_offset;
 };

@@ -50,6 +50,7 @@ struct client {
     bool closing;           /* stream_close was called */
     bool closed;            /* the stream is gone */
     bool counted;           /* in the connection counters */
+    bool paused;            /* nothing is read until the queue thread has answered */
 
     char client[INET6_ADDRSTRLEN];
     uint8_t helo_bytes[HELO_BYTES_MAX];
@@ -83,6 +84,7 @@ struct client {
 
 static void pump(struct client *s);
 static void intake_step(struct client *s);
+static void answer_end(struct client *s, enum err result);
 
 struct client *client_next(struct client *s)
 {
@@ -312,10 +314,12 @@ static void intake_step(struct client *s)
         s->away = NULL;
         err = ERR_NO_MEMORY;
     }
-    s->mail = MAIL_DECIDING;
-    s->intake.step = FLOW_INTAKE_COMMIT;
-    s->intake.result = err;
-    ingress_intake_back(&s->intake);
+    /* It cannot be committed: the client hears why, and what is in the store already goes. */
+    if (!s->closing) {
+        answer_end(s, err);
+    }
+    s->mail = MAIL_VOID;
+    intake_step(s);
 }
 
 static void log_accepted(struct client *s)
@@ -646,6 +650,29 @@ static void arm_timer(struct client *s)
     }
 }
 
+/*
+ * Asks for more where more can be used: not before there is room for a reply in the machine's
+ * output, or input would go round and round unused. A pause of our own is not held against the
+ * client.
+ */
+static void read_more(struct client *s)
+{
+    size_t unsent = smtp_server_output(&s->machine).len;
+    if (s->machine.state == SMTP_SERVER_ASKED ||
+        unsent > SMTP_SERVER_OUTPUT_BYTES - SMTP_SERVER_REPLY_BYTES_MAX) {
+        return;
+    }
+    bool was_paused = s->paused;
+    s->paused = content_room(s) == 0 || waits_for_discard(s);
+    if (s->paused) {
+        return;
+    }
+    if (was_paused) {
+        smtp_server_resumed(&s->machine, io_now_ms(s->in->with.io));
+    }
+    stream_read(&s->stream);
+}
+
 /* Sends what there is, asks for more where more can be used, closes where all was said. */
 static void pump(struct client *s)
 {
@@ -663,9 +690,7 @@ static void pump(struct client *s)
         client_close(s, true);
         return;
     }
-    if (s->machine.state != SMTP_SERVER_ASKED && content_room(s) > 0 && !waits_for_discard(s)) {
-        stream_read(&s->stream);
-    }
+    read_more(s);
     arm_timer(s);
 }
 
@@ -716,8 +741,8 @@ static void on_timer(struct io_op *op)
 {
     struct client *s = IO_OWNER(op, struct client, timer);
     uint64_t now_ms = io_now_ms(s->in->with.io);
-    if (s->closing) {
-        return;
+    if (s->closing || (s->paused && s->machine.state != SMTP_SERVER_CLOSING)) {
+        return; /* the end of a pause arms it again */
     }
     if (now_ms >= deadline_of(s)) {
         if (s->machine.state == SMTP_SERVER_CLOSING || smtp_server_output(&s->machine).len > 0) {

@@ -59,10 +59,17 @@ bool policy_allows(const struct config *config, const uint8_t client[16])
            in_any(client, config->allow.items, config->allow.count);
 }
 
+/* A path that ends in a quote is a local part alone, whatever stands in the quotes: RFC 5321 4.1.2.
+ */
+static bool has_domain(struct slice path)
+{
+    return slice_find_last(path, '@') < path.len && path.data[path.len - 1] != '"';
+}
+
 bool policy_resolve(const struct config *config, struct slice path, bool is_recipient,
                     struct buf *to)
 {
-    if (slice_find_last(path, '@') < path.len) {
+    if (has_domain(path)) {
         buf_put(to, path);
     } else if (is_recipient && config->root_mail[0] != '\0') {
         buf_put_str(to, config->root_mail);

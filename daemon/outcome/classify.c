@@ -164,7 +164,7 @@ static bool code_matches(const char *pattern, uint16_t code)
 }
 
 /* Pattern: three fields by dots, each a number or "x". */
-static bool enhanced_matches(const char *pattern, const uint8_t enhanced[3])
+static bool enhanced_matches(const char *pattern, const uint16_t enhanced[3])
 {
     const char *at = pattern;
     for (size_t field = 0; field < 3; field++) {

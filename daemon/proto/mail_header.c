@@ -23,10 +23,10 @@ static bool is_folded(struct slice line)
     return line.data[0] == ' ' || line.data[0] == '\t';
 }
 
-static void put_part(struct buf *to, struct slice part)
+static void put_part(struct buf *to, size_t start, struct slice part)
 {
     struct slice text = slice_trim(part);
-    if (to->len > 0 && text.len > 0 && buf_room(to) > 0) {
+    if (to->len > start && text.len > 0 && buf_room(to) > 0) {
         buf_put_byte(to, ' ');
     }
     buf_put(to, slice_head(text, buf_room(to)));
@@ -36,16 +36,17 @@ bool mail_header_find(struct slice content, struct slice name, struct buf *to)
 {
     struct slice line;
     bool found = false;
+    const size_t start = to->len;
     while (next_line(&content, &line)) {
         if (found) {
             if (!is_folded(line)) {
                 break;
             }
-            put_part(to, line);
+            put_part(to, start, line);
         } else if (line.len > name.len && slice_starts_with_nocase(line, name) &&
                    line.data[name.len] == ':') {
             found = true;
-            put_part(to, slice_tail(line, name.len + 1));
+            put_part(to, start, slice_tail(line, name.len + 1));
         }
     }
     return found;

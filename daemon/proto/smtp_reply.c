@@ -103,8 +103,8 @@ static bool take_dot(struct slice *text)
 
 /*
  * The enhanced code at the head of the text. One whose class is not the basic code's first digit
- * says nothing: the basic code decides. A detail that three bytes cannot hold ("5.7.708") counts as
- * 0, which is "other" within its subject; the text keeps the whole of it.
+ * says nothing: the basic code decides. Subject and detail have up to three digits (RFC 3463 2),
+ * and large ones are in use ("5.7.708").
  */
 static void find_enhanced(struct smtp_reply *reply)
 {
@@ -115,12 +115,12 @@ static void find_enhanced(struct smtp_reply *reply)
     bool found = take_number(&rest, &class) && take_dot(&rest) && take_number(&rest, &subject) &&
                  take_dot(&rest) && take_number(&rest, &detail) &&
                  (rest.len == 0 || rest.data[0] == ' ' || rest.data[0] == '\n');
-    if (!found || class != reply->code / 100 || class == 3 || subject > UINT8_MAX) {
+    if (!found || class != reply->code / 100 || class == 3) {
         return;
     }
-    reply->enhanced[0] = (uint8_t) class;
-    reply->enhanced[1] = (uint8_t)subject;
-    reply->enhanced[2] = detail > UINT8_MAX ? 0 : (uint8_t)detail;
+    reply->enhanced[0] = class;
+    reply->enhanced[1] = subject;
+    reply->enhanced[2] = detail;
 }
 
 /* The first line is cut where it must be; a later one that does not fit is dropped, and all behind

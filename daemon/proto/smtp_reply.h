@@ -13,8 +13,8 @@
 #include "daemon/base/limits.h"
 
 struct smtp_reply {
-    uint16_t code;       /* 200..599 */
-    uint8_t enhanced[3]; /* zeros when there is none, or when its class is not the code's */
+    uint16_t code;        /* 200..599 */
+    uint16_t enhanced[3]; /* 0..999 each; zeros: none, or its class is not the code's */
     uint16_t line_count;
     struct slice text; /* all lines' text behind the codes, joined by LF, cut at
                           SMTP_REPLY_TEXT_BYTES_MAX; borrowed from the parser until the next feed */

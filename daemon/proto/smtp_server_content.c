@@ -62,9 +62,12 @@ static void count_received(struct smtp_server *s, struct slice piece)
 
 static enum smtp_server_reply judge_content(const struct smtp_server *s)
 {
-    if (s->decoder.bytes > s->size_limit) {
-        return s->size_limit == s->limits->size_max ? SMTP_SERVER_REPLY_TOO_LARGE
-                                                    : SMTP_SERVER_REPLY_LARGER_THAN_SAID;
+    if (s->limits->size_max != 0 && s->decoder.bytes > s->limits->size_max) {
+        return SMTP_SERVER_REPLY_TOO_LARGE;
+    }
+    /* Each lone break was made two bytes here: the client could not count the second. */
+    if (s->decoder.bytes - s->decoder.bare_breaks > s->size_limit) {
+        return SMTP_SERVER_REPLY_LARGER_THAN_SAID;
     }
     if (s->received_lines > s->limits->received_max) {
         return SMTP_SERVER_REPLY_LOOP;

@@ -1,11 +1,16 @@
 /*
  * Connections to upstreams as the queue thread sees them, and what goes over them.
  */
+#include "daemon/base/num.h"
 #include "daemon/queue/queue_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
+#define UNTRIED_REST_MS 1000
+
+_Static_assert(UPSTREAM_CONNECTIONS_MAX < SCHED_DUE_COUNT_MAX,
+               "enough is counted to open them all");
 _Static_assert(SCHED_REFILL_MAX <= SCHED_WINDOW_MAX / 2, "a refill fits above the low mark");
 _Static_assert(FLOW_EDIT_IDS_MAX <= QUEUE_BATCH_MAX,
                "the list of what the sched will learn has room for an edit");
@@ -89,15 +94,34 @@ void queue_refill(struct queue *q)
 
 /* ---- handing out ---- */
 
-/* The open connection with the fewest jobs, or NULL when none has room. */
-static struct queue_link *idlest(struct queue_upstream *u)
+static uint32_t due_count(const struct queue *q, const struct queue_upstream *u)
 {
-    uint32_t room = u->sched.breaker == SCHED_BREAKER_PROBING ? 1 : QUEUE_WINDOW;
+    return sched_due_count(&u->sched, q->now_ms, UPSTREAM_CONNECTIONS_MAX + 1);
+}
+
+static bool any_out(const struct queue_upstream *u)
+{
+    for (uint32_t index = 0; index < u->link_count; index++) {
+        if (u->links[index].out > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The open connection with the fewest jobs, or NULL when none has room. */
+static struct queue_link *idlest(const struct queue *q, struct queue_upstream *u)
+{
+    bool probing = u->sched.breaker == SCHED_BREAKER_PROBING;
+    uint32_t room = probing ? 1 : QUEUE_WINDOW;
     struct queue_link *best = NULL;
+    if (probing && any_out(u)) {
+        return NULL; /* one job at a time */
+    }
     for (uint32_t index = 0; index < u->link_count; index++) {
         struct queue_link *l = &u->links[index];
         if (l->state == QUEUE_LINK_UP && l->out < room && l->out < l->link.window &&
-            (best == NULL || l->out < best->out)) {
+            q->now_ms >= l->rests_until_ms && (best == NULL || l->out < best->out)) {
             best = l;
         }
     }
@@ -117,7 +141,7 @@ static struct queue_job *free_job(struct queue_link *l)
 static void open_links(struct queue *q, struct queue_upstream *u)
 {
     bool probe = false;
-    uint32_t waiting = sched_due(&u->sched, q->now_ms) ? u->sched.count : 0;
+    uint32_t waiting = due_count(q, u);
     for (uint32_t index = 0; index < u->link_count; index++) {
         struct queue_link *l = &u->links[index];
         if (l->state != QUEUE_LINK_CLOSED) {
@@ -130,6 +154,7 @@ static void open_links(struct queue *q, struct queue_upstream *u)
         l->state = QUEUE_LINK_OPENING;
         l->was_up = false;
         l->had_worked = false;
+        l->rests_until_ms = 0;
         l->link.probe = probe;
         l->link.worker = (uint16_t)(q->next_worker++ % q->with.worker_count);
         l->link.open.kind = FLOW_LINK_OPEN;
@@ -158,18 +183,19 @@ static void give_job(struct queue *q, struct queue_upstream *u, struct queue_lin
 
 static void dispatch_one(struct queue *q, struct queue_upstream *u)
 {
+    sched_probe_open(&u->sched, q->now_ms);
     if (u->sched.breaker == SCHED_BREAKER_WAITING) {
         open_links(q, u);
         return;
     }
     while (sched_due(&u->sched, q->now_ms)) {
-        struct queue_link *l = idlest(u);
+        struct queue_link *l = idlest(q, u);
         if (l == NULL) {
             break;
         }
         /* A second job for a busy connection only when no other connection can be had for it. */
         if (l->out > 0 && u->sched.connections < u->link_count &&
-            u->sched.count <= u->sched.opening) {
+            due_count(q, u) <= u->sched.opening) {
             break;
         }
         struct queue_job *j = free_job(l);
@@ -304,6 +330,9 @@ void queue_job_back(struct queue *q, struct flow_job *job)
     if (l->state == QUEUE_LINK_DRAINING && l->out == 0) {
         l->state = QUEUE_LINK_CLOSED;
     }
+    if (!job->tried && !job->damaged) {
+        l->rests_until_ms = q->now_ms + UNTRIED_REST_MS; /* or it would go to and fro */
+    }
     count_results(q, u, l, job);
 }
 
@@ -321,14 +350,31 @@ void queue_job_free(struct queue *q, struct flow_job *job)
 
 /* ---- questions ---- */
 
+/* The end of a connection's rest, when something waits for it. */
+static uint64_t rest_over_ms(const struct queue *q, const struct queue_upstream *u)
+{
+    uint64_t over_ms = UINT64_MAX;
+    for (uint32_t index = 0; sched_due(&u->sched, q->now_ms) && index < u->link_count; index++) {
+        const struct queue_link *l = &u->links[index];
+        if (l->state == QUEUE_LINK_UP && l->rests_until_ms > q->now_ms) {
+            over_ms = u64_min(over_ms, l->rests_until_ms);
+        }
+    }
+    return over_ms;
+}
+
 uint64_t queue_wake_ms(const struct queue *q)
 {
     uint64_t wake_ms = UINT64_MAX;
-    for (uint32_t at = 0; at < q->upstream_count; at++) {
-        uint64_t next_ms = sched_wake_ms(&q->upstreams[at].sched, q->now_ms);
-        wake_ms = next_ms < wake_ms ? next_ms : wake_ms;
+    if (q->store_failed) {
+        return wake_ms; /* nothing is handed out any more */
     }
-    return wake_ms;
+    for (uint32_t at = 0; at < q->upstream_count; at++) {
+        const struct queue_upstream *u = &q->upstreams[at];
+        wake_ms = u64_min(wake_ms, sched_wake_ms(&u->sched, q->now_ms));
+        wake_ms = u64_min(wake_ms, rest_over_ms(q, u));
+    }
+    return q->unsettled == NULL ? wake_ms : u64_min(wake_ms, q->unsettled_ms);
 }
 
 static void fill_upstream(const struct queue_upstream *u, struct flow_upstream_status *out)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define READERS_CHECK_MS 60000
+#define SETTLE_AGAIN_MS  1000
 
 static uint64_t clock_ms(clockid_t clock)
 {
@@ -282,6 +283,54 @@ static void committed(struct queue *q, struct flow_msg *const *batch, uint32_t c
     q->due_count = 0;
 }
 
+/* What was appended for a message whose last piece found no room: nothing of it is left. */
+static void discard_body(struct queue *q, const struct flow_intake *intake)
+{
+    if (q->store_failed || store_begin(q->with.store) != ERR_OK) {
+        return; /* the next start discards it */
+    }
+    if (store_body_discard(q->with.store, &intake->id) != ERR_OK) {
+        store_abort(q->with.store);
+    } else if (store_commit(q->with.store) == ERR_IN_DOUBT) {
+        store_has_failed(q, ERR_IN_DOUBT);
+    }
+}
+
+/* The job stays leased: its recipients' answers are known and must not be lost for want of room. */
+static void settle_later(struct queue *q, struct flow_msg *msg)
+{
+    msg->next = q->unsettled;
+    q->unsettled = msg;
+    q->unsettled_ms = q->now_ms + SETTLE_AGAIN_MS;
+}
+
+static void log_damaged(struct queue *q, const struct msg_id *about)
+{
+    uint8_t id_text[MSG_ID_TEXT_BYTES];
+    struct buf id;
+    buf_init(&id, id_text, sizeof id_text);
+    msg_id_put_text(&id, about);
+    struct log_line line;
+    event_begin(&line, q->with.log, EVENT_STORE_DAMAGED);
+    log_put_text(&line, "id", buf_slice(&id));
+    log_put_text(&line, "problem", SLICE("its outcome cannot be recorded"));
+    log_end(&line);
+}
+
+static void answer_failed(struct queue *q, struct flow_msg *msg, enum err err)
+{
+    if (msg->kind == FLOW_JOB && (err == ERR_FULL || err == ERR_NO_MEMORY)) {
+        settle_later(q, msg);
+        return;
+    }
+    if (msg->kind == FLOW_JOB && err == ERR_DAMAGED) {
+        log_damaged(q, &FLOW_FROM(msg, struct flow_job)->id);
+    } else if (msg->kind == FLOW_INTAKE) {
+        discard_body(q, FLOW_FROM(msg, struct flow_intake));
+    }
+    answer(q, msg, err);
+}
+
 /*
  * A transaction that met a full map (or no memory) is done again message by message, so that one
  * large body does not take the others' outcomes with it.
@@ -292,10 +341,13 @@ static void transact_singly(struct queue *q)
         enum err err = transact(q, &q->batch[index], 1);
         if (err == ERR_OK) {
             committed(q, &q->batch[index], 1);
-        } else if (err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
+            answer(q, q->batch[index], err);
+            continue;
+        }
+        if (err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
             store_has_failed(q, err);
         }
-        answer(q, q->batch[index], err);
+        answer_failed(q, q->batch[index], err);
     }
 }
 
@@ -334,6 +386,20 @@ static void add_to_batch(struct queue *q, struct flow_msg *msg, size_t *bytes)
         msg->kind == FLOW_EDIT) {
         commit_batch(q);
         *bytes = 0;
+    }
+}
+
+static void take_unsettled(struct queue *q, size_t *bytes)
+{
+    struct flow_msg *msg = q->unsettled;
+    if (msg == NULL || (q->now_ms < q->unsettled_ms && !q->stopping && !q->store_failed)) {
+        return;
+    }
+    q->unsettled = NULL;
+    while (msg != NULL) {
+        struct flow_msg *next = msg->next;
+        add_to_batch(q, msg, bytes);
+        msg = next;
     }
 }
 
@@ -406,9 +472,18 @@ static void wait_for_work(struct queue *q)
     }
 }
 
+static void adopt_strays(struct queue *q)
+{
+    enum err err = queue_adopt_strays(q);
+    if (err != ERR_OK && err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
+        store_has_failed(q, err);
+    }
+}
+
 void *queue_run(void *queue)
 {
     struct queue *q = queue;
+    adopt_strays(q);
     queue_refill(q);
     while (!q->stopping) {
         read_clock(q);
@@ -418,11 +493,12 @@ void *queue_run(void *queue)
             take(q, msg, &bytes);
             msg = next;
         }
-        if (q->batch_count > 0 && !q->store_failed) {
+        take_unsettled(q, &bytes);
+        if (q->batch_count > 0 && !q->store_failed && !q->stopping) {
             queue_dispatch(q); /* what is known to be due need not wait for this commit */
         }
         commit_batch(q);
-        if (!q->store_failed) {
+        if (!q->store_failed && !q->stopping) {
             queue_refill(q);
             look_at_room(q);
             queue_dispatch(q);

@@ -39,7 +39,8 @@ struct queue_link {
     enum queue_link_state state;
     uint32_t out; /* jobs that are with the worker */
     bool was_up;
-    bool had_worked; /* at least one job was answered on this connection */
+    bool had_worked;         /* at least one job was answered on this connection */
+    uint64_t rests_until_ms; /* a job came back untried: it is about to end, or out of memory */
     struct queue_job jobs[QUEUE_JOBS_PER_LINK];
 };
 
@@ -78,6 +79,9 @@ struct queue {
 
     struct flow_msg *batch[QUEUE_BATCH_MAX];
     uint32_t batch_count;
+    struct flow_msg *unsettled; /* jobs whose outcome found no room on disk, linked by next; still
+                                   leased, or they would be sent twice */
+    uint64_t unsettled_ms;      /* when that is tried again */
     struct queue_due due[QUEUE_BATCH_MAX * 2];
     uint32_t due_count;
 
@@ -89,6 +93,8 @@ struct queue {
 MUST_CHECK enum err queue_apply_intake(struct queue *q, struct flow_intake *intake);
 MUST_CHECK enum err queue_apply_job(struct queue *q, struct flow_job *job);
 MUST_CHECK enum err queue_apply_edit(struct queue *q, struct flow_edit *edit);
+/* At the start: messages of an upstream that is configured no more go by the first one. */
+MUST_CHECK enum err queue_adopt_strays(struct queue *q);
 
 /* dispatch.c: connections and what goes over them. */
 void queue_dispatch(struct queue *q);

@@ -8,6 +8,9 @@
  */
 #include "daemon/queue/queue_internal.h"
 
+#define STRAY_ROUTES_MAX 256
+#define ADOPT_AT_ONCE    256 /* messages in one transaction */
+
 static uint64_t next_entropy(struct queue *q)
 {
     q->entropy = sched_mix(q->entropy);
@@ -141,7 +144,11 @@ static void log_deferred(struct queue *q, const struct queue_upstream *u,
     log_end(&line);
 }
 
-/* Writes the state record that follows from old and the job's results. */
+/*
+ * Writes the state record that follows from old and the job's results. A message that cannot be
+ * read is set aside as failed, by name; what its recipients were told before that counts all the
+ * same.
+ */
 static enum err update_message(struct queue *q, struct queue_upstream *u, struct flow_job *job,
                                const struct record_state *old)
 {
@@ -158,6 +165,10 @@ static enum err update_message(struct queue *q, struct queue_upstream *u, struct
         if (result != NULL) {
             decide_fate(q, job, result, &fate);
             deferred = fate.state == RECIPIENT_QUEUED ? result : deferred;
+        }
+        if (job->damaged && fate.state == RECIPIENT_QUEUED) {
+            fate = (struct record_recipient){.state = RECIPIENT_FAILED, .outcome = OUTCOME_DAMAGED};
+            deferred = NULL;
         }
         queued += fate.state == RECIPIENT_QUEUED;
         failed += fate.state == RECIPIENT_FAILED;
@@ -188,28 +199,6 @@ static enum err update_message(struct queue *q, struct queue_upstream *u, struct
     return err;
 }
 
-/* The message cannot be read: it is set aside as failed, by name, and the rest goes on. */
-static enum err set_aside(struct queue *q, struct flow_job *job, const struct record_state *old)
-{
-    struct record_state state = *old;
-    struct slice fates = old->recipients;
-    struct record_recipient fate;
-    buf_reset(&q->fates);
-    while (record_fate_next(&fates, &fate)) {
-        if (fate.state == RECIPIENT_QUEUED) {
-            fate = (struct record_recipient){.state = RECIPIENT_FAILED, .outcome = OUTCOME_DAMAGED};
-        }
-        record_fate_put(&q->fates, &fate);
-    }
-    state.recipients = buf_slice(&q->fates);
-    state.state = MESSAGE_FAILED;
-    state.last_ms = state.changed_ms = q->now_ms;
-    buf_reset(&q->new_state);
-    record_state_put(&q->new_state, &state);
-    CHECK(!q->new_state.overflow && !q->fates.overflow);
-    return store_message_update(q->with.store, &job->id, buf_slice(&q->new_state));
-}
-
 enum err queue_apply_job(struct queue *q, struct flow_job *job)
 {
     struct queue_upstream *u = queue_upstream_of(q, job->link);
@@ -236,7 +225,7 @@ enum err queue_apply_job(struct queue *q, struct flow_job *job)
     if (err != ERR_OK) {
         return err;
     }
-    return job->damaged ? set_aside(q, job, &old) : update_message(q, u, job, &old);
+    return update_message(q, u, job, &old);
 }
 
 /* ---- an operator's commands ---- */
@@ -291,7 +280,7 @@ static enum err edit_one(struct queue *q, enum flow_edit_action action, const st
     if (err == ERR_OK) {
         err = record_state_get(buf_slice(&q->old_state), &state);
     }
-    if (err == ERR_NOT_FOUND || err == ERR_DAMAGED || err == ERR_VERSION) {
+    if (err == ERR_NOT_FOUND || err == ERR_DAMAGED || err == ERR_VERSION || err == ERR_LIMIT) {
         *result = err;
         return ERR_OK;
     }
@@ -332,13 +321,97 @@ static enum err edit_one(struct queue *q, enum flow_edit_action action, const st
     return err;
 }
 
+/* The same id twice in one batch: the sched would learn of it twice, and it would be sent twice. */
+static bool was_named(const struct flow_edit *edit, uint32_t index)
+{
+    for (uint32_t before = 0; before < index; before++) {
+        if (msg_id_compare(&edit->ids[before], &edit->ids[index]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 enum err queue_apply_edit(struct queue *q, struct flow_edit *edit)
 {
     for (uint32_t index = 0; index < edit->count; index++) {
+        if (was_named(edit, index)) {
+            edit->results[index] = ERR_UNSUPPORTED;
+            continue;
+        }
         enum err err = edit_one(q, edit->action, &edit->ids[index], &edit->results[index]);
         if (err != ERR_OK) {
             return err;
         }
     }
     return ERR_OK;
+}
+
+/* ---- at the start ---- */
+
+static enum err adopt(struct queue *q, const struct msg_id *id)
+{
+    struct queue_upstream *u = &q->upstreams[0];
+    struct record_state state;
+    buf_reset(&q->old_state);
+    enum err err = store_state_get(q->with.store, id, &q->old_state);
+    if (err != ERR_OK || record_state_get(buf_slice(&q->old_state), &state) != ERR_OK) {
+        return err == ERR_FULL || err == ERR_IO || err == ERR_NO_MEMORY ? err : ERR_OK;
+    }
+    state.route = u->route;
+    state.upstream = slice_from_str(u->config->name);
+    buf_reset(&q->new_state);
+    record_state_put(&q->new_state, &state);
+    CHECK(!q->new_state.overflow);
+    return store_message_update(q->with.store, id, buf_slice(&q->new_state));
+}
+
+static bool is_ours(const struct queue *q, uint32_t wanted)
+{
+    for (uint32_t index = 0; index < q->upstream_count; index++) {
+        if (q->upstreams[index].route == wanted) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum err adopt_route(struct queue *q, uint32_t stray)
+{
+    struct store_due rows[ADOPT_AT_ONCE];
+    struct store_due after;
+    enum err err = ERR_OK;
+    size_t count = store_due_after(q->with.store, stray, NULL, rows, ADOPT_AT_ONCE, &err);
+    while (err == ERR_OK && count > 0) {
+        after = rows[count - 1];
+        err = store_begin(q->with.store);
+        if (err != ERR_OK) {
+            return err;
+        }
+        for (size_t index = 0; err == ERR_OK && index < count; index++) {
+            err = adopt(q, &rows[index].id);
+        }
+        if (err != ERR_OK) {
+            store_abort(q->with.store);
+            return err;
+        }
+        err = store_commit(q->with.store);
+        if (err == ERR_OK) {
+            count = store_due_after(q->with.store, stray, &after, rows, ADOPT_AT_ONCE, &err);
+        }
+    }
+    return err;
+}
+
+enum err queue_adopt_strays(struct queue *q)
+{
+    uint32_t routes[STRAY_ROUTES_MAX];
+    enum err err = ERR_OK;
+    size_t count = store_due_routes(q->with.store, routes, STRAY_ROUTES_MAX, &err);
+    for (size_t index = 0; err == ERR_OK && index < count; index++) {
+        if (!is_ours(q, routes[index])) {
+            err = adopt_route(q, routes[index]);
+        }
+    }
+    return err;
 }

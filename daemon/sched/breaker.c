@@ -35,6 +35,14 @@ void sched_opening(struct sched_upstream *s, bool probe)
     }
 }
 
+void sched_probe_open(struct sched_upstream *s, uint64_t now_ms)
+{
+    if (s->breaker == SCHED_BREAKER_WAITING && s->connections > s->opening &&
+        now_ms >= s->probe_ms) {
+        s->breaker = SCHED_BREAKER_PROBING;
+    }
+}
+
 void sched_connection_up(struct sched_upstream *s)
 {
     CHECK(s->opening > 0);
@@ -78,6 +86,8 @@ void sched_connection_down(struct sched_upstream *s, enum outcome outcome, bool 
     if (broken && !marked && !was_up && others_work) {
         /* One more was not let in: the upstream has its limit, and works. */
         s->open_after_ms = now_ms + s->limits.probe_min_ms;
+    } else if (s->breaker == SCHED_BREAKER_WAITING) {
+        return; /* one more of those that were under way when it was marked: no failed probe */
     } else if (broken && (marked || !had_worked)) {
         mark(s, outcome, now_ms, entropy);
     } else if (!was_up && !marked) {
@@ -108,7 +118,7 @@ void sched_probe_now(struct sched_upstream *s, uint64_t now_ms)
 uint64_t sched_wake_ms(const struct sched_upstream *s, uint64_t now_ms)
 {
     if (s->breaker == SCHED_BREAKER_WAITING) {
-        return s->connections == 0 ? s->probe_ms : UINT64_MAX;
+        return s->connections == 0 || s->connections > s->opening ? s->probe_ms : UINT64_MAX;
     }
     if (now_ms < s->open_after_ms) {
         return s->open_after_ms;

@@ -18,8 +18,9 @@
 #include "schema/msg_id.h"
 #include "schema/outcome.h"
 
-#define SCHED_WINDOW_MAX 4096
-#define SCHED_REFILL_MAX 1024 /* read from the due index at once */
+#define SCHED_WINDOW_MAX    4096
+#define SCHED_REFILL_MAX    1024 /* read from the due index at once */
+#define SCHED_DUE_COUNT_MAX 256
 
 struct sched_item {
     uint64_t due_ms;
@@ -77,6 +78,9 @@ MUST_CHECK bool sched_take(struct sched_upstream *s, uint64_t now_ms, struct sch
 /* Is there an entry due at now_ms? */
 bool sched_due(const struct sched_upstream *s, uint64_t now_ms);
 
+/* How many entries are due at now_ms, counted up to max (at most SCHED_DUE_COUNT_MAX). */
+uint32_t sched_due_count(const struct sched_upstream *s, uint64_t now_ms, uint32_t max);
+
 /* A message left the index by a command. False when it was not in the window. */
 bool sched_remove(struct sched_upstream *s, const struct msg_id *id);
 
@@ -103,6 +107,10 @@ void sched_forget(struct sched_upstream *s);
 MUST_CHECK bool sched_may_open(const struct sched_upstream *s, uint64_t now_ms, uint32_t waiting,
                                bool *out_probe);
 void sched_opening(struct sched_upstream *s, bool probe);
+
+/* Marked, it is time for a probe, and connections of before are still open: one of them may go
+ * ahead. */
+void sched_probe_open(struct sched_upstream *s, uint64_t now_ms);
 
 void sched_connection_up(struct sched_upstream *s);
 

@@ -127,6 +127,27 @@ bool sched_due(const struct sched_upstream *s, uint64_t now_ms)
     return s->count > 0 && s->heap[0].due_ms <= now_ms;
 }
 
+/* From the top down, not below an entry that is not due: nothing under it is either. */
+uint32_t sched_due_count(const struct sched_upstream *s, uint64_t now_ms, uint32_t max)
+{
+    uint32_t found[SCHED_DUE_COUNT_MAX];
+    uint32_t count = 0;
+    CHECK(max <= SCHED_DUE_COUNT_MAX);
+    if (max == 0 || !sched_due(s, now_ms)) {
+        return 0;
+    }
+    found[count++] = 0;
+    for (uint32_t at = 0; at < count && count < max; at++) {
+        uint32_t child = found[at] * 2 + 1;
+        for (uint32_t end = child + 2; child < end && child < s->count && count < max; child++) {
+            if (s->heap[child].due_ms <= now_ms) {
+                found[count++] = child;
+            }
+        }
+    }
+    return count;
+}
+
 bool sched_take(struct sched_upstream *s, uint64_t now_ms, struct sched_item *out_item)
 {
     if (!sched_due(s, now_ms)) {

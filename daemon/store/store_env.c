@@ -6,6 +6,7 @@
 #include "daemon/store/store_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -18,8 +19,10 @@
  * pages that a commit writes anew while the old ones are not free yet.
  */
 #define RESERVE_BYTES (64u << 20)
-/* Pages of the map that may stay resident before they are given back. */
-#define TOUCHED_BYTES_MAX (32u << 20)
+/* Pages of files (the map's and the programs') that may stay resident before the map's are given
+ * back, and after how much reading, by estimate, the kernel is asked how many they are. */
+#define RESIDENT_BYTES_MAX (24u << 20)
+#define TOUCHED_BYTES_MAX  (8 * STORE_FAULT_BYTES)
 /* Reader slots beside the daemon's own: its writer, and tasukictl. LMDB's default is the least. */
 #define READERS_SPARE 16u
 #define READERS_MIN   126u
@@ -426,9 +429,29 @@ uint64_t store_used_bytes(const struct store *store, MDB_txn *txn)
     return pages * store->page_bytes;
 }
 
+/* Bytes of files that are resident in this process; all there can be where nobody says. */
+static uint64_t resident_file_bytes(const struct store *store)
+{
+    uint8_t text[128];
+    uint64_t pages = 0;
+    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof text);
+    if (fd >= 0) {
+        close(fd);
+    }
+    struct slice rest = slice_of(text, len < 0 ? 0 : (size_t)len);
+    for (int field = 0; field < 2; field++) {
+        rest = slice_tail(rest, size_min(slice_find(rest, ' ') + 1, rest.len));
+    }
+    bool known = u64_parse(slice_head(rest, slice_find(rest, ' ')), &pages);
+    return known ? pages * store->page_bytes : UINT64_MAX;
+}
+
 /*
- * Called with an estimate of what a call made resident. Once it is much, all pages of the map are
- * given back: they stay in the page cache, and come again when they are touched.
+ * Called with an estimate of what a call made resident. It is no more than that: for one byte that
+ * is read the kernel maps 64 KiB, or a whole folio of its cache, up to 2 MiB (Linux 6.18). So every
+ * now and then it is asked; once it is much, all pages of the map are given back: they stay in the
+ * page cache, and come again when they are touched.
  */
 void store_touched(struct store *store, uint64_t bytes)
 {
@@ -436,6 +459,9 @@ void store_touched(struct store *store, uint64_t bytes)
         return;
     }
     atomic_store(&store->touched_bytes, 0);
+    if (resident_file_bytes(store) < RESIDENT_BYTES_MAX) {
+        return;
+    }
     union {
         const uint8_t *borrowed;
         void *address; /* madvise takes the address of a map that it does not write */

@@ -75,7 +75,7 @@ struct store {
     uint64_t file_bytes;            /* length of the file, at least what LMDB may have written */
     uint64_t allocated_bytes;       /* of the file, blocks asked for ahead */
     uint64_t txn_pages;             /* bound on the pages that txn may add to the file */
-    _Atomic uint64_t touched_bytes; /* of the map, since its pages were last given back */
+    _Atomic uint64_t touched_bytes; /* of the map, since its pages were last counted */
     const uint8_t *map;             /* borrowed from env: where page 0 is */
     size_t page_bytes;
     uint32_t chunk_bytes; /* of a body in one record */

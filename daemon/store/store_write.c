@@ -221,8 +221,9 @@ enum err store_chunks_delete(struct store *store, const struct msg_id *id, uint6
         account(store, 0);
         err = store_err(mdb_cursor_del(cursor, 0));
         if (err == ERR_OK) {
-            /* freeing a run reads its first page, and the kernel maps its neighbours with it */
-            store_touched(store, STORE_FAULT_BYTES / 4);
+            /* Freeing a run reads its first page, and the kernel maps its neighbours with it: those
+             * of other bodies, where several came in at once. */
+            store_touched(store, STORE_FAULT_BYTES);
             err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT));
         }
     }

@@ -101,6 +101,31 @@ static void want_recv(struct stream *s)
     }
 }
 
+/*
+ * Sends what TLS wants sent, from a copy: what is received meanwhile may make TLS say more, and
+ * then its buffer moves under the kernel. False when there is no memory.
+ */
+static bool send_sealed(struct stream *s)
+{
+    if (s->sealing.len == 0) {
+        struct slice out = tls_output(s->tls);
+        free(s->sealed);
+        s->sealed = NULL;
+        if (out.len == 0) {
+            return true;
+        }
+        s->sealed = malloc(out.len);
+        if (s->sealed == NULL) {
+            return false;
+        }
+        memcpy(s->sealed, out.data, out.len);
+        s->sealing = slice_of(s->sealed, out.len);
+        tls_output_done(s->tls, out.len);
+    }
+    io_send(s->io, &s->send, s->fd, s->sealing);
+    return true;
+}
+
 /* Moves what waits to be sent: ciphertext first, then the owner's bytes. */
 static void pump_send(struct stream *s)
 {
@@ -120,9 +145,8 @@ static void pump_send(struct stream *s)
             return;
         }
     }
-    struct slice out = tls_output(s->tls);
-    if (out.len > 0) {
-        io_send(s->io, &s->send, s->fd, out);
+    if (!send_sealed(s)) {
+        end(s, ERR_NO_MEMORY);
     }
 }
 
@@ -246,6 +270,8 @@ static void pump_data(struct stream *s)
     }
     if (s->read_wanted && s->carry_bytes == 0) {
         want_recv(s);
+    } else if (s->read_wanted) {
+        kick(s); /* the owner took a part of what was inside, and wants more of it */
     }
 }
 
@@ -265,6 +291,8 @@ static void finish_close(struct stream *s)
         return;
     }
     tls_free(&s->tls);
+    free(s->sealed);
+    s->sealed = NULL;
     carry_drop(s);
     s->state = STREAM_STATE_IDLE;
     s->fn(s, STREAM_EVENT_CLOSED);
@@ -285,10 +313,11 @@ static void parting_step(struct stream *s)
     if (io_pending(&s->send)) {
         return;
     }
-    struct slice out = s->tls != NULL ? tls_output(s->tls) : slice_of(NULL, 0);
-    if (out.len > 0) {
-        io_send(s->io, &s->send, s->fd, out);
-        return;
+    if (s->tls != NULL) {
+        (void)send_sealed(s);
+        if (io_pending(&s->send)) {
+            return;
+        }
     }
     (void)shutdown(s->fd, SHUT_WR);
     if (!io_pending(&s->recv)) {
@@ -357,8 +386,8 @@ static void send_done(struct io_op *op)
         return;
     }
     size_t sent = (size_t)op->result;
-    if (s->tls != NULL) {
-        tls_output_done(s->tls, sent);
+    if (s->sealing.len > 0) {
+        s->sealing = slice_tail(s->sealing, sent);
     } else {
         s->writing = slice_tail(s->writing, sent);
     }
@@ -368,6 +397,9 @@ static void send_done(struct io_op *op)
     }
     if (s->state != STREAM_STATE_PLAIN && s->state != STREAM_STATE_SECURE) {
         pump_send(s);
+        if (s->state == STREAM_STATE_HANDSHAKE) {
+            kick(s); /* a flight that had waited for room may have ended it */
+        }
         return;
     }
     pump_send(s);
@@ -437,7 +469,7 @@ enum err stream_secure(struct stream *s, struct tls_policy *policy, const char *
     /* An empty feed makes the client say hello. */
     tls_feed(s->tls, slice_of(NULL, 0));
     pump_send(s);
-    want_recv(s);
+    kick(s); /* a handshake that failed at once is told, too */
     return ERR_OK;
 }
 

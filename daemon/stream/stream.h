@@ -60,6 +60,8 @@ struct stream {
     bool giving;          /* inside the owner's DATA call */
     bool write_active;    /* SENT is owed */
     struct slice writing; /* the owner's bytes not yet given away */
+    uint8_t *sealed;      /* owned: ciphertext that is being sent; TLS's own buffer may move */
+    struct slice sealing; /* the part of it that was not sent yet */
     uint8_t *carry;       /* owned: bytes that came and were not used */
     size_t carry_bytes;
     struct io_op connect, recv, send, close;
@@ -86,7 +88,8 @@ MUST_CHECK enum err stream_secure(struct stream *s, struct tls_policy *policy,
 /* Asks for data, once. No effect when it is asked for already, or after ENDED. */
 void stream_read(struct stream *s);
 
-/* Sends 1..n bytes, borrowed until SENT, ENDED or CLOSED. One at a time: see stream_writable. */
+/* Sends 1..n bytes, borrowed until SENT or CLOSED (after ENDED the kernel may still be at them).
+ * One at a time: see stream_writable. */
 void stream_write(struct stream *s, struct slice bytes);
 static inline bool stream_writable(const struct stream *s)
 {

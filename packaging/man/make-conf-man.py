@@ -4,13 +4,9 @@
     packaging/man/make-conf-man.py > packaging/man/tasuki.conf.5
 """
 
-import re
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-STRING = r'"((?:[^"\\]|\\.)*)"'
-ROW = re.compile(r"^X\((\w+), *(\w+), *%s, *(\w+), *%s, *%s, *%s\)" % ((STRING,) * 4), re.MULTILINE)
+from roff import escaped, rows
 
 HEAD = r'''.\" Made by packaging/man/make-conf-man.py from schema/config.def: change those.
 .TH TASUKI.CONF 5 "" tasuki "tasuki mail relay"
@@ -119,19 +115,6 @@ Password files. One that others than its owner can read is refused, with the com
 '''
 
 
-def unquoted(text):
-    return re.sub(r"\\(.)", r"\1", text)
-
-
-def escaped(text):
-    """Plain text for a line of roff; what is not ASCII by its code point."""
-    text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
-    text = "".join(ch if ch.isascii() else "\\[u%04X]" % ord(ch) for ch in text)
-    if len(text) > 60 and " " not in text:
-        text = text.replace(":", ":\\:")  # a line may be broken there
-    return "\\&" + text if text.startswith(".") else text
-
-
 def entry(key, kind, default, doc, example):
     lines = [".TP", ".BR %s" % escaped(key), escaped(doc), ".br",
              "A value is: %s." % escaped(TYPES.get(kind, kind.lower().replace("_", " ")))]
@@ -145,20 +128,17 @@ def entry(key, kind, default, doc, example):
 
 
 def page(table):
-    rows = [[unquoted(part) for part in match] for match in ROW.findall(table)]
-    if len(rows) != len(re.findall(r"^X\(", table, re.MULTILINE)):
-        sys.exit("schema/config.def has a row that is not understood here")
     out = [HEAD.rstrip("\n")]
     for section, (title, text) in SECTIONS.items():
         out += [".SH " + title, text]
-        for row_section, _member, key, kind, default, doc, example in rows:
+        for row_section, _member, key, kind, default, doc, example in table:
             if row_section == section:
                 out += entry(key, kind, default, doc, example)
-    unknown = {row[0] for row in rows} - set(SECTIONS)
+    unknown = {row[0] for row in table} - set(SECTIONS)
     if unknown:
         sys.exit("a section that is not described here: %s" % ", ".join(sorted(unknown)))
     return "\n".join(out) + "\n" + TAIL
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page((ROOT / "schema/config.def").read_text(encoding="utf-8")))
+    sys.stdout.write(page(rows("config.def")))

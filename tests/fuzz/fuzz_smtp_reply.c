@@ -22,6 +22,7 @@ static void see_reply(struct seen *seen, const struct smtp_reply *reply)
     CHECK(reply->line_count >= 1 && reply->line_count <= SMTP_REPLY_LINES_MAX);
     CHECK(reply->text.len <= SMTP_REPLY_TEXT_BYTES_MAX);
     CHECK(reply->enhanced[0] == 0 || reply->enhanced[0] == reply->code / 100);
+    CHECK(reply->enhanced[1] <= 999 && reply->enhanced[2] <= 999);
     CHECK(smtp_reply_first_line(reply).len <= reply->text.len);
     see_bytes(seen, slice_of(&reply->code, sizeof reply->code));
     see_bytes(seen, slice_of(reply->enhanced, sizeof reply->enhanced));

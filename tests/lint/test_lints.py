@@ -222,11 +222,13 @@ def line_count(copy, path):
 
 ROWS = [
     ("event.def", 'X(PLANTED, "planted-row", INFO, "", "it happened")', "planted-row",
-     ["no program uses it (used)", "no test names it (tested)"]),
-    ("event.def", 'X(PLANTED, "planted-row", INFO, "", "")', "planted-row",
-     ["no program uses it (used)", "no test names it (tested)", "its sentence is empty (documented)"]),
+     ["no program uses it (used)", "no test names it (tested)",
+      "no page describes it (documented)"]),
     ("metric.def", 'X(PLANTED, "planted_total", COUNTER, "Planted ones.")', "planted_total",
-     ["no program uses it (used)", "no test names it (tested)"]),
+     ["no program uses it (used)", "no test names it (tested)",
+      "no page describes it (documented)"]),
+    ("outcome.def", 'X(PLANTED, "planted-row", RETRY, "", "c")', "planted-row",
+     ["no program uses it (used)", "no test names it (tested)", "its sentence is empty (documented)"]),
     ("outcome.def", 'X(PLANTED, "planted-row", RETRY, "a, b", "c")', "planted-row",
      ["no program uses it (used)", "no test names it (tested)"]),
     ("command.def", 'X(PLANTED, "planted-row", READ, "", "it")', "planted-row",
@@ -257,13 +259,21 @@ def test_tables_satisfied(copy):
     assert news(tables.check, copy, plant) == []
 
 
-def test_tables_a_page_from_the_table(copy):
-    """Every setting counts as documented in a page that is filled from the table."""
+def test_tables_reads_pages_as_they_are_shown(copy):
+    """A manual page has its hyphens as roff wants them."""
     def plant():
-        append(copy, "schema/config.def",
-               'X(GLOBAL, planted_ms, "planted-row", DURATION, "1m", "It.", "2m")\n')
-        write(copy, "packaging/man/planted.5.in", "@config.def@\n")
+        append(copy, "schema/event.def", 'X(PLANTED, "planted-row", INFO, "", "it happened")\n')
+        write(copy, "packaging/man/planted.8", ".BR planted\\-row\n")
     assert not any("documented" in problem for problem in news(tables.check, copy, plant))
+
+
+@pytest.mark.parametrize("table", ["event", "metric", "outcome"])
+def test_tables_a_walk_over_all_rows_is_no_test_of_one(copy, table):
+    def plant():
+        append(copy, "schema/outcome.def", 'X(PLANTED, "planted-row", RETRY, "a, b", "c")\n')
+        path = f"tests/unit/test_{table}.c"
+        write(copy, path, (copy / path).read_text() + 'const char *word = "planted-row";\n')
+    assert any("tested" in problem for problem in news(tables.check, copy, plant))
 
 
 def test_tables_comments_do_not_use(copy):
@@ -271,6 +281,7 @@ def test_tables_comments_do_not_use(copy):
         append(copy, "schema/metric.def", 'X(PLANTED, "planted_total", COUNTER, "Planted ones.")\n')
         write(copy, "daemon/planted.c", '/* METRIC_PLANTED */\nchar *x = "METRIC_PLANTED";\n')
         write(copy, "tests/unit/planted.c", "METRIC_PLANTED\n")
+        write(copy, "packaging/man/planted.8", "planted_total\n")
     assert [problem.rpartition(": ")[2] for problem in news(tables.check, copy, plant)] == [
         "no program uses it (used)"]
 
@@ -291,7 +302,8 @@ def test_tables_exception(copy):
     def plant():
         append(copy, "schema/event.def", 'X(PLANTED, "planted-row", INFO, "", "it happened")\n')
         append(copy, "tests/lint/tables.txt",
-               "event.def planted-row used: soon\nevent.def planted-row tested: soon\n")
+               "event.def planted-row used: soon\nevent.def planted-row tested: soon\n"
+               "event.def planted-row documented: soon\n")
     assert news(tables.check, copy, plant) == []
 
 

@@ -1114,6 +1114,18 @@ def test_manual_page_of_the_configuration_is_current(place):
         assert key.replace("-", "\\-").encode() in made
 
 
+def test_manual_page_of_the_daemon_is_current():
+    made = subprocess.run(["/usr/bin/python3", str(ROOT / "packaging/man/make-daemon-man.py")],
+                          check=True, capture_output=True, timeout=PATIENCE_S).stdout
+    assert made == (ROOT / "packaging/man/tasukid.8").read_bytes(), \
+        "packaging/man/make-daemon-man.py > packaging/man/tasukid.8"
+    for table, prefix in (("event.def", ""), ("metric.def", "tasuki_")):
+        rows = re.findall(r'^X\(\w+, "([\w-]+)"', (ROOT / "schema" / table).read_text(), re.M)
+        assert len(rows) > 10
+        for word in rows:
+            assert ("\n.BR %s " % (prefix + word).replace("-", "\\-")).encode() in made, word
+
+
 @pytest.mark.parametrize("page", ["tasukictl.1", "tasukid.8", "tasuki-web.8", "tasuki.conf.5"])
 def test_manual_pages_are_well_formed(page):
     path = ROOT / "packaging/man" / page

@@ -63,7 +63,7 @@ static struct record_envelope sample_envelope(struct buf *list)
 static const struct record_recipient sample_fates[] = {
     {RECIPIENT_QUEUED, OUTCOME_NONE, 0, {0, 0, 0}, {NULL, 0}},
     {RECIPIENT_DELIVERED, OUTCOME_DELIVERED, 250, {2, 0, 0}, {(const uint8_t *)"ok", 2}},
-    {RECIPIENT_FAILED, OUTCOME_DAMAGED, 999, {5, 255, 254}, {(const uint8_t *)"\0\xff", 2}},
+    {RECIPIENT_FAILED, OUTCOME_DAMAGED, 999, {5, 999, 708}, {(const uint8_t *)"\0\xff", 2}},
 };
 
 static struct record_state sample_state(struct buf *list)
@@ -294,7 +294,7 @@ static void put_is_all_or_nothing(void **ctx)
         assert_true(to.overflow);
         assert_int_equal(to.len, 0);
     }
-    for (size_t room = 0; room < 7 + 2 + 2; room++) {
+    for (size_t room = 0; room < 10 + 2 + 2; room++) {
         buf_init(&to, record_memory, room);
         record_fate_put(&to, &sample_fates[1]);
         assert_true(to.overflow);
@@ -421,7 +421,10 @@ static void resealed_nonsense_is_damage(void **ctx)
         {1, 42, {'n'}, 1},        /* name of another route */
         {1, 46, {3}, 1},          /* recipient state */
         {1, 48, {0x03, 0xe8}, 2}, /* code 1000 */
-        {1, 53, {0x02, 0x01}, 2}, /* text of 513 bytes */
+        {1, 50, {0x03, 0xe8}, 2}, /* enhanced code's class, 1000 */
+        {1, 52, {0x03, 0xe8}, 2}, /* its subject */
+        {1, 54, {0xff, 0xff}, 2}, /* its detail */
+        {1, 56, {0x02, 0x01}, 2}, /* text of 513 bytes */
     };
     for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
         struct buf to;
@@ -466,7 +469,7 @@ static void assert_recipient_equal(const struct record_recipient *got,
     assert_int_equal(got->state, expected->state);
     assert_int_equal(got->outcome, expected->outcome);
     assert_int_equal(got->code, expected->code);
-    assert_memory_equal(got->enhanced, expected->enhanced, 3);
+    assert_memory_equal(got->enhanced, expected->enhanced, sizeof got->enhanced);
     assert_slice_equal(got->text, expected->text);
 }
 
@@ -516,7 +519,7 @@ static void state_extremes(void **ctx)
     struct record_recipient recipient = {RECIPIENT_FAILED,
                                          (enum outcome)(OUTCOME_COUNT - 1),
                                          999,
-                                         {255, 255, 255},
+                                         {999, 999, 999},
                                          slice_of(filler, sizeof filler)};
     struct buf list;
     buf_init(&list, list_memory, sizeof list_memory);
@@ -577,16 +580,17 @@ static void layout_is_as_described(void **ctx)
 {
     (void)ctx;
     static const uint8_t expected[] = {
-        0x01, 0x53, 0x00, 0x00,                               /* version, kind, state, zero */
-        0x24, 0x33, 0x43, 0x39,                               /* route */
-        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xe8,       /* due */
-        0x00, 0x00, 0x00, 0x00,                               /* attempts */
-        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,       /* last */
-        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xe8,       /* changed */
-        0x00, 0x00, 0x00, 0x01,                               /* recipients */
-        0x00, 0x04, 'm',  'a',  'i',  'n',                    /* upstream */
-        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* the fate */
-        0x64, 0x3e, 0x7e, 0x1a,                               /* checksum */
+        0x01, 0x53, 0x00, 0x00,                         /* version, kind, state, zero */
+        0x24, 0x33, 0x43, 0x39,                         /* route */
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xe8, /* due */
+        0x00, 0x00, 0x00, 0x00,                         /* attempts */
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* last */
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xe8, /* changed */
+        0x00, 0x00, 0x00, 0x01,                         /* recipients */
+        0x00, 0x04, 'm',  'a',  'i',  'n',              /* upstream */
+        0x00, 0x00, 0x00, 0x00,                         /* the fate: state, outcome, code */
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* enhanced code, no text */
+        0xb0, 0xe1, 0x02, 0xc7,                         /* checksum */
     };
     struct buf list;
     buf_init(&list, list_memory, sizeof list_memory);
@@ -693,6 +697,46 @@ static void put_damaged_list(struct record_envelope *envelope)
     envelope->recipients.len--;
 }
 
+/* The child's end: what it called came back, or it aborted. */
+static void assert_aborted(pid_t child)
+{
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(WTERMSIG(status), SIGABRT);
+}
+
+static void let_abort(void)
+{
+    struct rlimit no_core = {0, 0};
+    (void)setrlimit(RLIMIT_CORE, &no_core);
+    (void)signal(SIGABRT, SIG_DFL);
+}
+
+static void wrong_fates_abort(void **ctx)
+{
+    (void)ctx;
+    static const struct record_recipient rows[] = {
+        {.code = 1000},
+        {.enhanced = {1000, 0, 0}},
+        {.enhanced = {5, 1000, 0}},
+        {.enhanced = {5, 7, UINT16_MAX}},
+        {.text = {list_memory, RECORD_REPLY_TEXT_BYTES_MAX + 1}},
+    };
+    for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            let_abort();
+            struct buf to;
+            buf_init(&to, record_memory, sizeof record_memory);
+            record_fate_put(&to, &rows[index]);
+            _exit(0);
+        }
+        assert_aborted(child);
+    }
+}
+
 static void wrong_puts_abort(void **ctx)
 {
     (void)ctx;
@@ -707,18 +751,13 @@ static void wrong_puts_abort(void **ctx)
         pid_t child = fork();
         assert_true(child >= 0);
         if (child == 0) {
-            struct rlimit no_core = {0, 0};
-            (void)setrlimit(RLIMIT_CORE, &no_core);
-            (void)signal(SIGABRT, SIG_DFL);
+            let_abort();
             struct buf to;
             buf_init(&to, record_memory, sizeof record_memory);
             record_envelope_put(&to, &envelope);
             _exit(0);
         }
-        int status = 0;
-        assert_int_equal(waitpid(child, &status, 0), child);
-        assert_true(WIFSIGNALED(status));
-        assert_int_equal(WTERMSIG(status), SIGABRT);
+        assert_aborted(child);
     }
 }
 
@@ -742,6 +781,7 @@ int main(void)
         cmocka_unit_test(unknown_outcome_reads_as_none),
         cmocka_unit_test(routes_and_words),
         cmocka_unit_test(hundred_thousand_recipients),
+        cmocka_unit_test(wrong_fates_abort),
         cmocka_unit_test(wrong_puts_abort),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

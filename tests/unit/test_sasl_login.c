@@ -13,11 +13,12 @@
 
 #include <cmocka.h>
 
-#define HOST          "mail.example.jp"
-#define USER          "anna"
-#define PASSWORD      "correct horse \xc3\xa9"
-#define PROBLEM_BYTES 256
-#define STEPS_BOUND   10
+#define HOST            "mail.example.jp"
+#define USER            "anna"
+#define PASSWORD        "correct horse \xc3\xa9"
+#define PROBLEM_BYTES   256
+#define STEPS_BOUND     10
+#define CHALLENGE_BYTES 4096
 
 static char directory[64];
 static char database[96];
@@ -76,11 +77,13 @@ static void test_choose_bounded(void **state)
         sasl_login_choose(all, "auto", true, out, cap);
         assert_true(strlen(out) < cap);
         assert_int_equal(out[cap], 'x');
-        char list[sizeof all];
-        memcpy(list, all, sizeof all);
-        strcpy(list, out);
-        for (char *word = strtok(list, " "); word != NULL; word = strtok(NULL, " ")) {
+        for (struct slice rest = slice_from_str(out); rest.len > 0;) {
+            char word[32] = "";
             char again[32];
+            size_t end = slice_find(rest, ' ');
+            assert_true(end > 0 && end < sizeof word);
+            memcpy(word, rest.data, end);
+            rest = slice_tail(rest, end + 1);
             sasl_login_choose(all, word, false, again, sizeof again);
             assert_string_equal(again, word);
         }
@@ -152,9 +155,13 @@ static int setup(void **state)
     (void)snprintf(database, sizeof database, "%s/sasldb2", directory);
     assert_int_equal(sasl_login_library_init(problem), ERR_OK);
     const char **names = sasl_global_listmech();
+    struct buf list;
+    buf_init(&list, loaded, sizeof loaded - 1);
     for (size_t index = 0; names != NULL && names[index] != NULL; index++) {
-        strcat(strcat(loaded, names[index]), " ");
+        buf_put_str(&list, names[index]);
+        buf_put_byte(&list, ' ');
     }
+    assert_false(list.overflow);
     assert_int_equal(sasl_server_init(server_callbacks, "tasuki-test"), SASL_OK);
     sasl_conn_t *server = server_new();
     assert_int_equal(
@@ -241,7 +248,7 @@ static void dialogue_run(struct dialogue *d, const char *mechanism, tamper_fn *t
 {
     const char *said = NULL;
     unsigned bytes = 0;
-    char challenge[4096];
+    char challenge[CHALLENGE_BYTES];
     d->verdict =
         sasl_server_start(d->server, mechanism, d->has_initial ? (const char *)d->memory : NULL,
                           (unsigned)d->response.len, &said, &bytes);
@@ -407,6 +414,16 @@ static void test_cram_md5_vector(void **state)
 
 /* ---- servers that lie ---- */
 
+/* The challenge up to at, then the text. */
+static void end_with(char *challenge, unsigned *bytes, char *at, const char *text)
+{
+    size_t head = (size_t)(at - challenge);
+    size_t tail = strlen(text);
+    assert_true(head + tail < CHALLENGE_BYTES);
+    memcpy(at, text, tail + 1);
+    *bytes = (unsigned)(head + tail);
+}
+
 /* "v=" and the signature: another one, well formed. */
 static void forge_signature(char *challenge, unsigned *bytes)
 {
@@ -432,7 +449,7 @@ static void break_signature(char *challenge, unsigned *bytes)
 static void say_error(char *challenge, unsigned *bytes)
 {
     if (*bytes > 4 && memcmp(challenge, "v=", 2) == 0) {
-        *bytes = (unsigned)sprintf(challenge, "e=other-error");
+        end_with(challenge, bytes, challenge, "e=other-error");
     }
 }
 
@@ -450,8 +467,7 @@ static void set_iterations(char *challenge, unsigned *bytes, const char *count)
     challenge[*bytes] = '\0';
     char *at = strstr(challenge, ",i=");
     if (memcmp(challenge, "r=", 2) == 0 && at != NULL) {
-        strcpy(at + 3, count);
-        *bytes = (unsigned)strlen(challenge);
+        end_with(challenge, bytes, at + 3, count);
     }
 }
 
@@ -480,8 +496,7 @@ static void no_salt(char *challenge, unsigned *bytes)
     challenge[*bytes] = '\0';
     char *at = strstr(challenge, ",s=");
     if (memcmp(challenge, "r=", 2) == 0 && at != NULL) {
-        strcpy(at, ",i=4096");
-        *bytes = (unsigned)strlen(challenge);
+        end_with(challenge, bytes, at, ",i=4096");
     }
 }
 

@@ -21,11 +21,12 @@
 
 #include <cmocka.h>
 
-#define DAY             86400L
-#define OUTPUT_BOUND    65536
-#define PUMP_ROUNDS_MAX 1000000
-#define PROBLEM_BYTES   256
-#define PATH_BYTES      128
+#define DAY               86400L
+#define OUTPUT_BOUND      65536
+#define PUMP_ROUNDS_MAX   1000000
+#define PROBLEM_BYTES     256
+#define PATH_BYTES        128
+#define FINGERPRINT_BYTES (32 * 3) /* of SHA-256: digits and colons, or the NUL */
 
 static char directory[64];
 
@@ -596,10 +597,14 @@ static void fingerprint_of(const char *file, char *to, bool colons)
     fclose(stream);
     assert_int_equal(X509_digest(certificate, EVP_sha256(), digest, &bytes), 1);
     X509_free(certificate);
+    struct buf text;
+    buf_init(&text, to, FINGERPRINT_BYTES);
     for (unsigned index = 0; index < bytes; index++) {
-        to += sprintf(to, colons ? "%s%02X" : "%s%02x", colons && index > 0 ? ":" : "",
-                      digest[index]);
+        buf_printf(&text, colons ? "%s%02X" : "%s%02x", colons && index > 0 ? ":" : "",
+                   digest[index]);
     }
+    buf_put_byte(&text, '\0');
+    assert_false(text.overflow);
 }
 
 /* The pinned certificate is taken whatever its authority, its name and its dates are; another is
@@ -623,8 +628,8 @@ static void test_fingerprint(void **state)
         {"good", "root", false, TLS_VERIFY_FULL, false},
     };
     for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
-        char pin[128];
-        char actual[128];
+        char pin[FINGERPRINT_BYTES];
+        char actual[FINGERPRINT_BYTES];
         fingerprint_of(cases[index].pinned, pin, cases[index].colons);
         fingerprint_of(cases[index].file, actual, true);
         struct tls_policy *client = client_policy(cases[index].verify, "root", pin);
@@ -1305,7 +1310,7 @@ static void test_queue_of_another(void **state)
 static void test_policy_freed_first(void **state)
 {
     (void)state;
-    char pin[128];
+    char pin[FINGERPRINT_BYTES];
     fingerprint_of("good", pin, false);
     struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", pin);
     struct tls_policy *server = server_policy("good");

@@ -110,7 +110,7 @@ static const struct record_recipient delivered = {
 static const struct record_recipient refused = {.state = RECIPIENT_FAILED,
                                                 .outcome = OUTCOME_NO_SUCH_RECIPIENT,
                                                 .code = 550,
-                                                .enhanced = {5, 1, 255},
+                                                .enhanced = {5, 7, 708},
                                                 .text = {(const uint8_t *)"who?", 4}};
 static const struct record_recipient too_large = {
     .state = RECIPIENT_FAILED, .outcome = OUTCOME_TOO_LARGE, .code = 552};
@@ -244,7 +244,7 @@ static void show_has_each_recipient(void **ctx)
     static const struct {
         const char *to, *state, *reason, *enhanced;
     } rows[] = {{"c@d", "delivered", "delivered", ""},
-                {"e@f", "failed", "no-such-recipient", "5.1.255"},
+                {"e@f", "failed", "no-such-recipient", "5.7.708"},
                 {"g@h", "queued", "none", ""}};
     for (size_t index = 0; index < 3; index++) {
         json_t *recipient = json_array_get(recipients, index);
@@ -313,7 +313,7 @@ static void largest_row_fits_its_bound(void **ctx)
             (struct record_recipient){.state = RECIPIENT_FAILED,
                                       .outcome = longest,
                                       .code = 999,
-                                      .enhanced = {255, 255, 255},
+                                      .enhanced = {999, 999, 999},
                                       .text = slice_of(escapes, RECORD_REPLY_TEXT_BYTES_MAX)});
     }
     s.envelope.recipient_count = JOB_RECIPIENTS_MAX;

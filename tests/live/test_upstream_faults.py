@@ -1,0 +1,354 @@
+"""What upstreams do wrong: mail waits, the reason is named, and it leaves by itself once mended."""
+
+import re
+
+import pytest
+
+from peers import CLOSE, PASSWORD, RESET, STALL, USER, Postfix, section, wait_until
+
+
+def login_section(port, certificates, implicit=False, **more):
+    more.setdefault("tls_ca", certificates.ca)
+    return section(host="[localhost]:%d%s" % (port, "/tls" if implicit else ""), user=USER,
+                   password_file="SECRET", **more)
+
+
+def plain_section(port, **more):
+    return section(host="[127.0.0.1]:%d" % port, tls="off", **more)
+
+
+def marked(daemon, name="main"):
+    up = daemon.upstream(name)
+    return up if up["state"] == "marked" else None
+
+
+def assert_named(daemon, reason, waiting=1):
+    """Marked for that reason; said by tasukictl in one sentence; nothing lost, nothing failed."""
+    up = wait_until(lambda: marked(daemon), what=daemon.log)
+    assert up["reason"] == reason, up
+    done = daemon.ctl("status", "--json")
+    assert done.code == 1, "unhealthy"
+    status = done.json()
+    sentence = status["verdict"]["sentence"]
+    assert up["sentence"] in sentence
+    assert sentence.endswith(".") and "\n" not in sentence
+    assert "%d message" % waiting in sentence
+    assert status["verdict"]["level"] == "trouble"
+    assert (status["queue"]["queued"], status["queue"]["failed"]) == (waiting, 0)
+    assert {m["state"] for m in daemon.queue()} <= {"queued", "sending"}
+
+
+def assert_leaves(daemon, taken, recipients):
+    """All of them, once each, from the same process as before."""
+    pid = daemon.process.pid
+    wait_until(daemon.queue_empty, what=daemon.log)
+    assert sorted(p for m in taken() for p in m.recipients) == sorted(recipients)
+    status = daemon.status()
+    assert status["verdict"]["level"] == "ok"
+    assert status["upstreams"][0]["state"] == "well"
+    assert status["pid"] == pid and not daemon.ended()
+    assert daemon.events("failed") == []
+
+
+# ---- the login, with a real server ----
+
+
+@pytest.mark.parametrize("auth", ["auto", "plain", "scram-sha-256"])
+def test_wrong_password_then_the_right_one(postfix, certificates, tasuki, auth):
+    daemon = tasuki(login_section(postfix.ports["starttls"], certificates, auth=auth), start=False)
+    daemon.write_secret("wrong")
+    daemon.start()
+    names = ["u%d@example.test" % n for n in range(5)]
+    for name in names:
+        daemon.send(to=name)
+    assert_named(daemon, "auth-refused", waiting=5)
+    assert marked(daemon)["code"] == 535
+    assert {m["reason"] for m in daemon.queue()} == {"none"}, "no message is to blame"
+    wait_until(lambda: len(daemon.events("upstream-down", reason="auth-refused")) >= 3)
+    assert daemon.status()["queue"]["queued"] == 5
+    daemon.write_secret(PASSWORD)
+    assert_leaves(daemon, lambda: postfix.sink.messages, names)
+
+
+def test_password_file_that_others_may_read(postfix, certificates, tasuki):
+    daemon = tasuki(login_section(postfix.ports["starttls"], certificates))
+    daemon.secret.chmod(0o644)
+    daemon.send()
+    assert_named(daemon, "secret-unreadable")
+    assert "chmod" in marked(daemon)["text"]
+    daemon.secret.chmod(0o600)
+    assert_leaves(daemon, lambda: postfix.sink.messages, ["anna@example.test"])
+
+
+@pytest.mark.parametrize("service, reason", [
+    ("unknown", "tls-untrusted"), ("wrong_name", "tls-wrong-name"), ("expired", "tls-expired"),
+    ("no_login", "auth-not-offered"), ("plain", "tls-not-offered")])
+def test_a_real_server_that_cannot_be_used(postfix, certificates, tasuki, service, reason):
+    daemon = tasuki(login_section(postfix.ports[service], certificates))
+    daemon.send()
+    assert_named(daemon, reason)
+    assert postfix.sink.count() == 0
+
+
+def test_no_allowed_mechanism(postfix, certificates, tasuki):
+    daemon = tasuki(login_section(postfix.ports["starttls"], certificates, auth="xoauth2"),
+                    start=False)
+    if daemon.ctl("config", "check").code != 0:
+        pytest.skip("xoauth2 is not known here")
+    daemon.start()
+    daemon.send()
+    assert_named(daemon, "auth-no-mechanism")
+
+
+def test_real_server_down_then_started(certificates, tasuki):
+    server = Postfix(certificates)
+    try:
+        daemon = tasuki(login_section(server.ports["starttls"], certificates))
+        daemon.send(to="a@example.test")
+        daemon.send(to="b@example.test")
+        assert_named(daemon, "connection-refused", waiting=2)
+        server.start()
+        try:
+            assert_leaves(daemon, lambda: server.sink.messages,
+                          ["a@example.test", "b@example.test"])
+        finally:
+            daemon.stop()
+            server.stop()
+    finally:
+        server.remove()
+
+
+# ---- certificates that are put right ----
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+@pytest.mark.parametrize("which, reason", [
+    ("unknown", "tls-untrusted"), ("wrong_name", "tls-wrong-name"), ("expired", "tls-expired")])
+def test_certificate_mended(certificates, tasuki, scripted_upstream, tls, which, reason):
+    server = scripted_upstream(tls, getattr(certificates, which))
+    daemon = tasuki(login_section(server.port, certificates, tls == "implicit"))
+    daemon.send()
+    assert_named(daemon, reason)
+    assert server.heard(b"AUTH") == server.heard(b"MAIL") == [], "nothing goes to a stranger"
+    server.present(certificates.good)
+    assert_leaves(daemon, lambda: server.messages, ["anna@example.test"])
+
+
+# ---- the connection breaks, in each state ----
+
+# At the dot the content was all there: the server may have kept it.
+BREAKS = {"greeting": "connection-lost", "EHLO": "connection-lost", "STARTTLS": "connection-lost",
+          "secured": "connection-lost", "AUTH": "connection-lost", "MAIL": "connection-lost",
+          "RCPT": "connection-lost", "DATA": "connection-lost", "content": "connection-lost",
+          "dot": "connection-lost"}
+LARGE = b"Subject: large\r\n\r\n" + b"x" * 70 * 20 + b"\r\n" + b"0123456789abcdef\r\n" * 60000
+
+
+@pytest.mark.parametrize("how", [CLOSE, RESET])
+@pytest.mark.parametrize("stage", BREAKS)
+def test_upstream_drops_the_connection(certificates, tasuki, scripted_upstream, stage, how):
+    server = scripted_upstream("starttls")
+    server.faults = {stage: how}
+    daemon = tasuki(login_section(server.port, certificates, connections=1))
+    daemon.send(to="a@example.test", body=LARGE)
+    daemon.send(to="b@example.test")
+    assert_named(daemon, BREAKS[stage], waiting=2)
+    if stage == "dot":
+        assert "in-doubt" in {m["reason"] for m in daemon.queue()}
+    assert server.messages == []
+    server.mend()
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test", "b@example.test"])
+
+
+def test_upstream_drops_at_quit(tasuki, scripted_upstream):
+    server = scripted_upstream()
+    server.faults = {"QUIT": CLOSE}
+    daemon = tasuki(plain_section(server.port, keep_open="200ms"))
+    daemon.send(to="a@example.test")
+    wait_until(lambda: server.heard(b"QUIT"))
+    wait_until(lambda: daemon.upstream()["connections"] == 0)
+    assert daemon.upstream()["state"] == "well"
+    daemon.send(to="b@example.test")
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test", "b@example.test"])
+
+
+STALLS = {"greeting": "timed-out", "EHLO": "timed-out", "STARTTLS": "timed-out",
+          "AUTH": "timed-out", "MAIL": "timed-out", "RCPT": "timed-out", "DATA": "timed-out",
+          "dot": "timed-out"}
+
+
+@pytest.mark.parametrize("stage", STALLS)
+def test_upstream_falls_silent(certificates, tasuki, scripted_upstream, stage):
+    server = scripted_upstream("starttls")
+    server.faults = {stage: STALL}
+    daemon = tasuki(login_section(server.port, certificates, connections=1, reply_timeout="500ms"))
+    daemon.send(to="a@example.test")
+    assert_named(daemon, STALLS[stage])
+    server.mend()
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
+
+
+def test_upstream_stops_reading(certificates, tasuki, scripted_upstream):
+    server = scripted_upstream("starttls")
+    server.faults = {"content": STALL}
+    daemon = tasuki(login_section(server.port, certificates, connections=1, reply_timeout="500ms"))
+    daemon.send(to="a@example.test", body=LARGE * 8)
+    assert_named(daemon, "timed-out")
+    server.mend()
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
+
+
+REFUSALS = [
+    ("greeting", b"554 no service for you", "greeting-refused"),
+    ("greeting", b"421 busy", "service-closing"),
+    ("greeting", b"SSH-2.0-OpenSSH_9.2", "protocol-error"),
+    ("EHLO", b"550 who are you", "hello-refused"),
+    ("STARTTLS", b"454 4.7.0 no TLS just now", "tls-not-offered"),
+    ("STARTTLS", b"220 go\r\n250 smuggled", "protocol-error"),
+    ("AUTH", b"535 5.7.8 no", "auth-refused"),
+    ("AUTH", b"454 4.7.0 cannot tell", "auth-deferred"),
+    ("AUTH", b"334 !!!", "protocol-error"),
+    ("MAIL", b"530 5.7.0 log in first", None),
+    ("MAIL", b"421 4.3.2 going down", "service-closing"),
+    ("dot", b"421 4.3.2 going down", "service-closing"),
+    ("DATA", b"250 ok", "protocol-error"),
+]
+
+
+@pytest.mark.parametrize("stage, reply, reason", REFUSALS,
+                         ids=["%s-%s" % (s, r[:3].decode()) for s, r, _ in REFUSALS])
+def test_upstream_refuses_to_work(certificates, tasuki, scripted_upstream, stage, reply, reason):
+    server = scripted_upstream("starttls")
+    server.faults = {stage: reply}
+    daemon = tasuki(login_section(server.port, certificates, connections=1))
+    daemon.send(to="a@example.test")
+    assert_named(daemon, reason or wait_until(lambda: marked(daemon))["reason"])
+    assert server.messages == []
+    server.mend()
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
+
+
+# ---- answers about recipients ----
+
+
+def test_each_recipient_has_its_own_fate(tasuki, scripted_upstream):
+    server = scripted_upstream()
+    server.recipients = {"later@example.test": b"450 4.2.1 try later",
+                         "never@example.test": b"550 5.1.1 no such user here"}
+    daemon = tasuki(plain_section(server.port))
+    identity = daemon.send(to=["good@example.test", "later@example.test", "never@example.test",
+                               "fine@example.test"])
+    wait_until(lambda: server.messages, what=daemon.log)
+    assert server.messages[0].recipients == ("good@example.test", "fine@example.test")
+
+    def fates():
+        return {r["to"]: r for r in daemon.ask("show", id=identity)["recipients"]}
+
+    wait_until(lambda: fates()["never@example.test"]["state"] == "failed")
+    now = fates()
+    assert now["good@example.test"]["state"] == now["fine@example.test"]["state"] == "delivered"
+    assert now["later@example.test"]["state"] == "queued"
+    assert (now["never@example.test"]["code"], now["never@example.test"]["reason"]) == \
+        (550, "no-such-recipient")
+    assert "no such user here" in now["never@example.test"]["text"]
+    server.recipients = {}
+    wait_until(lambda: fates()["later@example.test"]["state"] == "delivered", what=daemon.log)
+    assert [m.recipients for m in server.messages[1:]] == [("later@example.test",)]
+    assert daemon.status()["queue"]["failed"] == 1
+    assert fates()["never@example.test"]["state"] == "failed"
+
+
+def test_refused_for_good_keeps_the_words(tasuki, scripted_upstream):
+    server = scripted_upstream()
+    server.faults = {"dot": b"550 5.7.1 \xe2\x80\xaelooks \x1b[31mlike <b>spam</b>"}
+    daemon = tasuki(plain_section(server.port))
+    identity = daemon.send()
+    wait_until(lambda: daemon.status()["queue"]["failed"] == 1, what=daemon.log)
+    shown = daemon.ctl("show", identity)
+    assert shown.code == 0, shown.err
+    assert "550" in shown.out and "like <b>spam</b>" in shown.out
+    assert "\x1b" not in shown.out and "\u202e" not in shown.out
+    assert daemon.events("failed", id=identity)[0]["code"] == "550"
+    assert "\x1b" not in daemon.log()
+    server.mend()
+    assert daemon.ctl("retry", identity, "--yes").code == 0
+    assert_leaves_after_failure(daemon, server)
+
+
+def assert_leaves_after_failure(daemon, server):
+    wait_until(daemon.queue_empty, what=daemon.log)
+    assert len(server.messages) == 1
+
+
+def test_deferred_leaves_later(tasuki, scripted_upstream):
+    server = scripted_upstream()
+    server.faults = {"dot": b"451 4.3.0 try later"}
+    daemon = tasuki(plain_section(server.port))
+    daemon.send()
+    row = wait_until(lambda: [m for m in daemon.queue() if m["reason"] == "deferred"])[0]
+    assert (row["code"], row["enhanced"], row["state"]) == (451, "4.3.0", "queued")
+    assert "try later" in row["text"]
+    assert daemon.upstream()["state"] == "well", "one message's trouble is not the upstream's"
+    wait_until(lambda: len(daemon.events("deferred")) >= 3)
+    server.mend()
+    assert_leaves(daemon, lambda: server.messages, ["anna@example.test"])
+
+
+def test_all_recipients_refused_and_yet_354(tasuki, scripted_upstream):
+    """A lone dot is sent, and 250 for it delivers nothing."""
+    server = scripted_upstream()
+    server.script = [("reply", b"220 x\r\n"), ("expect", b"EHLO"),
+                     ("reply", b"250-x\r\n250 PIPELINING\r\n"), ("expect", b"MAIL"),
+                     ("expect", b"RCPT"), ("expect", b"DATA"),
+                     ("reply", b"250 ok\r\n550 5.1.1 unknown\r\n354 go\r\n"), ("expect", b"."),
+                     ("reply", b"250 taken nothing\r\n"), ("stall",)]
+    daemon = tasuki(plain_section(server.port))
+    identity = daemon.send()
+    wait_until(lambda: daemon.status()["queue"]["failed"] == 1, what=daemon.log)
+    shown = daemon.ask("show", id=identity)
+    assert shown["recipients"][0]["reason"] == "no-such-recipient"
+    assert daemon.events("delivered") == []
+
+
+@pytest.mark.parametrize("pieces", [
+    [b"2", b"50", b" ", b"ok\r", b"\n"], [b"250-a\r\n250-b\r\n25", b"0 c\r\n"], [b"250\r\n"]])
+def test_replies_cut_anyhow(tasuki, scripted_upstream, pieces):
+    server = scripted_upstream()
+    tail = [("reply", piece) for piece in pieces]
+    server.script = [("reply", b"22"), ("reply", b"0 x\r\n"), ("expect", b"EHLO"),
+                     ("reply", b"250 x\r\n"), ("expect", b"MAIL"), *tail, ("expect", b"RCPT"),
+                     *tail, ("expect", b"DATA"), ("reply", b"354 go\r\n"), ("content",), *tail,
+                     ("stall",)]
+    daemon = tasuki(plain_section(server.port))
+    daemon.send()
+    wait_until(daemon.queue_empty, what=daemon.log)
+    wait_until(lambda: len(daemon.events("delivered")) == 1, what=daemon.log)
+
+
+@pytest.mark.parametrize("extra", [b"250 ok\r\n250 unasked\r\n", b"250 ok\r\n421 bye\r\n"])
+def test_a_reply_that_nobody_asked_for(tasuki, scripted_upstream, extra):
+    """The one behind the dot's own must not count for the next message."""
+    server = scripted_upstream()
+    server.faults = {"dot": extra[:-2]}
+    daemon = tasuki(plain_section(server.port, connections=1))
+    daemon.send(to="a@example.test")
+    wait_until(lambda: len(daemon.events("delivered")) == 1, what=daemon.log)
+    wait_until(lambda: daemon.upstream()["connections"] == 0, what=daemon.log)
+    server.mend()
+    daemon.send(to="b@example.test")
+    wait_until(daemon.queue_empty, what=daemon.log)
+    assert [m.recipients for m in server.messages] == [("b@example.test",)]
+    assert server.sessions >= 2
+
+
+def test_two_upstreams_one_dead(tasuki, scripted_upstream):
+    """What is marked is one upstream; status names it."""
+    server = scripted_upstream()
+    server.faults = {"greeting": b"554 no"}
+    daemon = tasuki(plain_section(server.port))
+    daemon.send()
+    wait_until(lambda: marked(daemon))
+    done = daemon.ctl("status")
+    assert done.code == 1
+    assert re.match(r"Mail is not leaving by main: .*\. 1 message waits; nothing is lost\.",
+                    done.out), done.out

@@ -1,0 +1,416 @@
+/*
+ * Sessions of clients against ingress.h: the real loop and real sockets, and a queue thread that is
+ * a mailbox which the case answers itself.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "daemon/ingress/ingress.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define GUARD_MS    60000
+#define PIECE_BYTES 65520
+
+struct fixture {
+    struct config *config;
+    struct io *io;
+    struct io_op wake, guard, tick;
+    struct mailbox self, queue;
+    int queue_fd, listen_fd, client_fd;
+    struct sockaddr_in address;
+    struct flow_ids ids;
+    struct ingress_shared *shared;
+    struct log log;
+    struct metrics metrics;
+    struct ingress *ingress;
+    struct flow_msg *asked; /* what the queue thread was sent and has not answered */
+    char said[65536];       /* by the server */
+    size_t said_len;
+    uint32_t batches;
+    bool (*done)(struct fixture *f);
+    const char *expected;
+};
+
+static void no_line(void *ctx, enum log_level level, struct slice line)
+{
+    (void)ctx;
+    (void)level;
+    (void)line;
+}
+
+static void guard_fired(struct io_op *op)
+{
+    struct fixture *f = IO_OWNER(op, struct fixture, guard);
+    (void)fprintf(stderr, "the case hangs; said: %.*s\n", (int)f->said_len, f->said);
+    abort();
+}
+
+static void ticked(struct io_op *op)
+{
+    (void)op;
+}
+
+static void woken(struct io_op *op)
+{
+    struct fixture *f = IO_OWNER(op, struct fixture, wake);
+    for (struct flow_msg *msg = mailbox_take_all(&f->self); msg != NULL;) {
+        struct flow_msg *next = msg->next;
+        ingress_intake_back(FLOW_FROM(msg, struct flow_intake));
+        msg = next;
+    }
+}
+
+static void after_batch(void *ctx)
+{
+    struct fixture *f = ctx;
+    f->batches++;
+    if (f->asked == NULL) {
+        f->asked = mailbox_take_all(&f->queue);
+    }
+    if (f->done(f)) {
+        io_stop(f->io);
+    } else if (!io_pending(&f->tick)) {
+        io_timer(f->io, &f->tick, io_now_ms(f->io) + 1); /* the case's own side is looked at */
+    }
+}
+
+static void run_until(struct fixture *f, bool (*done)(struct fixture *f))
+{
+    f->done = done;
+    io_timer(f->io, &f->guard, io_now_ms(f->io) + GUARD_MS);
+    io_timer(f->io, &f->tick, io_now_ms(f->io));
+    io_run(f->io);
+    io_cancel(f->io, &f->guard);
+    io_cancel(f->io, &f->tick);
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    assert_non_null(f);
+    f->config = calloc(1, sizeof *f->config);
+    f->shared = calloc(1, sizeof *f->shared);
+    assert_true(f->config != NULL && f->shared != NULL);
+    struct io_config io_config = {.backend = IO_BACKEND_AUTO};
+    struct io_about about;
+    assert_int_equal(io_new(&f->io, &io_config, &about), ERR_OK);
+    f->guard.fn = guard_fired;
+    f->tick.fn = ticked;
+    f->wake.fn = woken;
+    int bell = io_wake_start(f->io, &f->wake);
+    assert_true(bell >= 0);
+    mailbox_init(&f->self, bell);
+    f->queue_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    mailbox_init(&f->queue, f->queue_fd);
+    io_set_after_batch(f->io, after_batch, f);
+    f->config->allow.private_networks = true;
+    snprintf(f->config->hostname, sizeof f->config->hostname, "relay.example");
+    snprintf(f->config->domain, sizeof f->config->domain, "office.example");
+    f->config->max_size = 10u << 20;
+    f->config->connections_max = 10;
+    f->config->connections_per_client = 5;
+    f->config->idle_ms_max = 300000;
+    f->log = (struct log){.write = no_line, .level = LOG_DEBUG};
+    f->client_fd = -1;
+    *state = f;
+    return 0;
+}
+
+static void begin(struct fixture *f)
+{
+    socklen_t len = sizeof f->address;
+    f->address =
+        (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
+    f->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    assert_int_equal(bind(f->listen_fd, (struct sockaddr *)(void *)&f->address, len), 0);
+    assert_int_equal(getsockname(f->listen_fd, (struct sockaddr *)(void *)&f->address, &len), 0);
+    assert_int_equal(listen(f->listen_fd, 16), 0);
+    struct ingress_config config = {
+        .config = f->config,
+        .io = f->io,
+        .queue = &f->queue,
+        .self = &f->self,
+        .ids = &f->ids,
+        .shared = f->shared,
+        .log = &f->log,
+        .metrics = &f->metrics,
+        .piece_bytes = PIECE_BYTES,
+        .listen_fds = &f->listen_fd,
+        .listen_count = 1,
+    };
+    assert_int_equal(ingress_new(&f->ingress, &config), ERR_OK);
+    f->client_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(f->client_fd, (struct sockaddr *)(void *)&f->address, len), 0);
+    assert_int_equal(fcntl(f->client_fd, F_SETFL, O_NONBLOCK), 0);
+}
+
+static bool is_asked(struct fixture *f)
+{
+    return f->asked != NULL;
+}
+
+static void answer(struct fixture *f, enum err result)
+{
+    struct flow_msg *msg = f->asked;
+    assert_non_null(msg);
+    f->asked = msg->next;
+    FLOW_FROM(msg, struct flow_intake)->result = result;
+    mailbox_send(msg->reply_to, msg);
+}
+
+static bool is_empty(struct fixture *f)
+{
+    while (f->asked != NULL) {
+        answer(f, ERR_OK);
+    }
+    return ingress_is_empty(f->ingress);
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    close(f->client_fd);
+    ingress_shutdown(f->ingress);
+    ingress_abort(f->ingress);
+    run_until(f, is_empty);
+    ingress_free(&f->ingress);
+    assert_int_equal(atomic_load(&f->shared->connections), 0);
+    io_wake_stop(f->io, &f->wake);
+    io_free(&f->io);
+    close(f->listen_fd);
+    close(f->queue_fd);
+    free(f->config);
+    free(f->shared);
+    free(f);
+    return 0;
+}
+
+static void put(struct fixture *f, const char *text)
+{
+    size_t len = strlen(text);
+    assert_int_equal(send(f->client_fd, text, len, MSG_NOSIGNAL), len);
+}
+
+static bool is_said(struct fixture *f)
+{
+    ssize_t len =
+        recv(f->client_fd, f->said + f->said_len, sizeof f->said - 1 - f->said_len, MSG_DONTWAIT);
+    f->said_len += len > 0 ? (size_t)len : 0;
+    f->said[f->said_len] = '\0';
+    return strstr(f->said, f->expected) != NULL;
+}
+
+static void expect(struct fixture *f, const char *text)
+{
+    f->expected = text;
+    run_until(f, is_said);
+    f->said_len = 0;
+}
+
+static struct flow_intake *intake(struct fixture *f, enum flow_intake_step step)
+{
+    run_until(f, is_asked);
+    struct flow_intake *i = FLOW_FROM(f->asked, struct flow_intake);
+    assert_int_equal(i->step, step);
+    return i;
+}
+
+static void to_content(struct fixture *f)
+{
+    expect(f, "220 ");
+    put(f, "EHLO x\r\nMAIL FROM:<a@x.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n");
+    expect(f, "354 ");
+}
+
+static void test_250_only_after_the_commit(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    to_content(f);
+    put(f, "Subject: x\r\n\r\nhello\r\n.\r\nNOOP\r\n");
+    struct flow_intake *i = intake(f, FLOW_INTAKE_COMMIT);
+    assert_int_equal(i->recipient_count, 1);
+    assert_int_equal(i->body_bytes, i->piece.len);
+    f->expected = "2";
+    assert_false(is_said(f));
+    answer(f, ERR_OK);
+    expect(f, " queued\r\n250 ");
+    assert_int_equal(metric_get(&f->metrics, METRIC_ACCEPTED), 1);
+}
+
+static const struct {
+    enum err err;
+    const char *reply;
+} refusals[] = {{ERR_FULL, "452 4.3.1 "}, {ERR_IO, "451 4.3.0 "}, {ERR_IN_DOUBT, "451 4.3.0 "}};
+
+static void test_what_could_not_be_stored_is_said(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    expect(f, "220 ");
+    for (size_t at = 0; at < sizeof refusals / sizeof refusals[0]; at++) {
+        put(f, "EHLO x\r\nMAIL FROM:<a@x.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n");
+        expect(f, "354 ");
+        put(f, "hello\r\n.\r\n");
+        (void)intake(f, FLOW_INTAKE_COMMIT);
+        answer(f, refusals[at].err);
+        expect(f, refusals[at].reply);
+    }
+}
+
+static void put_much(struct fixture *f, size_t lines)
+{
+    static const char line[] =
+        "0123456789012345678901234567890123456789012345678901234567890123456789"
+        "012345678\r\n";
+    for (size_t at = 0; at < lines; at++) {
+        put(f, line);
+    }
+}
+
+/* The client leaves in the middle: what is in the store is taken out again, then nothing is left.
+ */
+static void test_a_client_that_leaves_leaves_nothing(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    to_content(f);
+    put_much(f, 1000);
+    (void)intake(f, FLOW_INTAKE_APPEND);
+    shutdown(f->client_fd, SHUT_RDWR);
+    answer(f, ERR_OK);
+    (void)intake(f, FLOW_INTAKE_ABANDON);
+    answer(f, ERR_OK);
+}
+
+/* A piece that failed: the rest is dropped, the end hears of it, and the next message is a new one.
+ */
+static void test_a_piece_that_failed_is_told_at_the_end(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    to_content(f);
+    put_much(f, 1000);
+    (void)intake(f, FLOW_INTAKE_APPEND);
+    answer(f, ERR_FULL);
+    put_much(f, 1000);
+    put(f, ".\r\n");
+    expect(f, "452 4.3.1 ");
+    assert_null(f->asked); /* the queue thread has discarded it already */
+    put(f, "MAIL FROM:<a@x.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n");
+    expect(f, "354 ");
+    put(f, "hello\r\n.\r\n");
+    (void)intake(f, FLOW_INTAKE_COMMIT);
+    answer(f, ERR_OK);
+    expect(f, " queued\r\n");
+}
+
+static uint64_t until_ms;
+
+static bool is_time(struct fixture *f)
+{
+    return io_now_ms(f->io) >= until_ms;
+}
+
+/* A store that is slow is no fault of the client's: the time is not held against it. */
+static void test_our_own_pause_times_nobody_out(void **state)
+{
+    struct fixture *f = *state;
+    f->config->idle_ms_max = 150;
+    begin(f);
+    to_content(f);
+    put_much(f, 1700); /* two pieces' worth: reading stops until the first is stored */
+    (void)intake(f, FLOW_INTAKE_APPEND);
+    until_ms = io_now_ms(f->io) + 400;
+    run_until(f, is_time);
+    f->expected = "421";
+    assert_false(is_said(f));
+    answer(f, ERR_OK);
+    put(f, ".\r\n");
+    for (;;) {
+        run_until(f, is_asked);
+        if (FLOW_FROM(f->asked, struct flow_intake)->step == FLOW_INTAKE_COMMIT) {
+            break;
+        }
+        answer(f, ERR_OK);
+    }
+    answer(f, ERR_OK);
+    expect(f, " queued\r\n");
+}
+
+/* I34: commands without end from a client that never reads the replies. The loop rests meanwhile.
+ */
+static void test_a_client_that_never_reads_costs_no_time(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    expect(f, "220 ");
+    int small = 4096;
+    (void)setsockopt(f->client_fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    for (int round = 0; round < 200; round++) {
+        static char noops[6 * 10000];
+        for (size_t at = 0; at < sizeof noops; at += 6) {
+            memcpy(noops + at, "NOOP\r\n", 6);
+        }
+        (void)!send(f->client_fd, noops, sizeof noops, MSG_NOSIGNAL | MSG_DONTWAIT);
+        until_ms = io_now_ms(f->io) + 5;
+        run_until(f, is_time);
+    }
+    uint32_t before = f->batches;
+    until_ms = io_now_ms(f->io) + 300;
+    run_until(f, is_time);
+    assert_in_range(f->batches - before, 1, 400); /* our own ticks, one a millisecond */
+}
+
+static void test_a_stranger_is_turned_away(void **state)
+{
+    struct fixture *f = *state;
+    f->config->allow.private_networks = false;
+    begin(f);
+    expect(f, "554 5.7.1 ");
+}
+
+static void test_too_many_from_one_are_turned_away(void **state)
+{
+    struct fixture *f = *state;
+    f->config->connections_per_client = 1;
+    begin(f);
+    expect(f, "220 ");
+    int first = f->client_fd;
+    f->client_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(
+        connect(f->client_fd, (struct sockaddr *)(void *)&f->address, sizeof f->address), 0);
+    expect(f, "421 4.7.0 ");
+    close(f->client_fd);
+    f->client_fd = first;
+    put(f, "NOOP\r\n");
+    expect(f, "250 ");
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(test_250_only_after_the_commit),
+        CASE(test_what_could_not_be_stored_is_said),
+        CASE(test_a_client_that_leaves_leaves_nothing),
+        CASE(test_a_piece_that_failed_is_told_at_the_end),
+        CASE(test_our_own_pause_times_nobody_out),
+        CASE(test_a_client_that_never_reads_costs_no_time),
+        CASE(test_a_stranger_is_turned_away),
+        CASE(test_too_many_from_one_are_turned_away),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

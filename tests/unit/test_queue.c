@@ -1,0 +1,1132 @@
+/*
+ * The queue thread against its header: a real store in a directory of its own, and workers that are
+ * mailboxes which the case itself answers. The disk fails on demand: see the end.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "daemon/base/crc32c.h"
+#include "daemon/queue/queue.h"
+#include "daemon/sched/sched.h"
+
+#include <errno.h>
+#include <ftw.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MIB          ((uint64_t)1 << 20)
+#define PATIENCE_MS  60000 /* whoever waits longer waits for ever */
+#define WORKER_COUNT 2
+#define RECIPIENTS   3
+
+enum fault { FAULT_NONE, FAULT_SYNC, FAULT_DATA_FULL };
+static _Atomic enum fault fault;
+
+/* A receiver: what has come and was not looked at yet. */
+struct box {
+    struct mailbox mailbox;
+    int fd;
+    struct flow_msg *first;
+};
+
+struct fixture {
+    char root[64], directory[96];
+    struct store *store;
+    struct store_reader *reader;
+    struct config *config;
+    struct log log;
+    _Atomic uint64_t lines;
+    struct metrics metrics;
+    struct box workers[WORKER_COUNT], main, clients;
+    struct mailbox *worker_boxes[WORKER_COUNT];
+    struct queue *queue;
+    pthread_t thread;
+    bool running;
+    struct flow_msg stop;
+    uint64_t ids;
+};
+
+/* ---- boxes ---- */
+
+static void box_open(struct box *b)
+{
+    b->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    assert_true(b->fd >= 0);
+    mailbox_init(&b->mailbox, b->fd);
+}
+
+static void box_look(struct box *b)
+{
+    struct flow_msg **end = &b->first;
+    while (*end != NULL) {
+        end = &(*end)->next;
+    }
+    *end = mailbox_take_all(&b->mailbox);
+}
+
+/* The next message, of this kind. */
+static struct flow_msg *box_wait(struct box *b, enum flow_kind kind)
+{
+    box_look(b);
+    while (b->first == NULL) {
+        struct pollfd bell = {.fd = b->fd, .events = POLLIN};
+        uint64_t rings;
+        assert_int_equal(poll(&bell, 1, PATIENCE_MS), 1);
+        assert_int_equal(read(b->fd, &rings, sizeof rings), sizeof rings);
+        box_look(b);
+    }
+    struct flow_msg *msg = b->first;
+    b->first = msg->next;
+    assert_int_equal(msg->kind, kind);
+    return msg;
+}
+
+/* The next of any worker. */
+static struct flow_msg *workers_wait(struct fixture *f, enum flow_kind kind)
+{
+    for (;;) {
+        struct pollfd bells[WORKER_COUNT];
+        for (size_t at = 0; at < WORKER_COUNT; at++) {
+            box_look(&f->workers[at]);
+            if (f->workers[at].first != NULL) {
+                return box_wait(&f->workers[at], kind);
+            }
+            bells[at] = (struct pollfd){.fd = f->workers[at].fd, .events = POLLIN};
+        }
+        assert_true(poll(bells, WORKER_COUNT, PATIENCE_MS) > 0);
+        for (size_t at = 0; at < WORKER_COUNT; at++) {
+            uint64_t rings;
+            (void)!read(f->workers[at].fd, &rings, sizeof rings);
+        }
+    }
+}
+
+static bool workers_quiet(struct fixture *f)
+{
+    bool quiet = true;
+    for (size_t at = 0; at < WORKER_COUNT; at++) {
+        box_look(&f->workers[at]);
+        quiet = quiet && f->workers[at].first == NULL;
+    }
+    return quiet;
+}
+
+/* ---- making and ending ---- */
+
+static void count_line(void *ctx, enum log_level level, struct slice line)
+{
+    struct fixture *f = ctx;
+    (void)level;
+    (void)line;
+    atomic_fetch_add(&f->lines, 1);
+}
+
+static void upstream_config(struct config_upstream *u, const char *name)
+{
+    snprintf(u->name, sizeof u->name, "%s", name);
+    u->connections = 1;
+    u->probe_min_ms = 100;
+    u->probe_max_ms = 200;
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    (void)st;
+    (void)kind;
+    (void)ftw;
+    return remove(path);
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    assert_non_null(f);
+    snprintf(f->root, sizeof f->root, "/tmp/test_queue.XXXXXX");
+    assert_non_null(mkdtemp(f->root));
+    snprintf(f->directory, sizeof f->directory, "%s/queue", f->root);
+    f->config = calloc(1, sizeof *f->config);
+    assert_non_null(f->config);
+    f->config->retry_min_ms = 3600000;
+    f->config->retry_max_ms = 7200000;
+    f->config->give_up_ms = 86400000;
+    f->config->upstream_count = 1;
+    upstream_config(&f->config->upstreams[0], "main");
+    f->log = (struct log){.write = count_line, .ctx = f, .level = LOG_DEBUG};
+    for (size_t at = 0; at < WORKER_COUNT; at++) {
+        box_open(&f->workers[at]);
+        f->worker_boxes[at] = &f->workers[at].mailbox;
+    }
+    box_open(&f->main);
+    box_open(&f->clients);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    f->ids = ((uint64_t)now.tv_sec * 1000) << 16;
+    atomic_store(&fault, FAULT_NONE);
+    *state = f;
+    return 0;
+}
+
+static void begin(struct fixture *f)
+{
+    struct store_config store = {
+        .directory = f->directory, .queue_bytes_max = 512 * MIB, .readers_max = 8};
+    struct store_report report;
+    enum err err = store_open(&f->store, &store, &report);
+    if (err != ERR_OK) {
+        print_error("%s\n", report.problem);
+    }
+    assert_int_equal(err, ERR_OK);
+    assert_int_equal(store_reader_new(&f->reader, f->store), ERR_OK);
+    struct queue_config config = {
+        .config = f->config,
+        .store = f->store,
+        .log = &f->log,
+        .metrics = &f->metrics,
+        .workers = f->worker_boxes,
+        .worker_count = WORKER_COUNT,
+        .main = &f->main.mailbox,
+    };
+    assert_int_equal(queue_new(&f->queue, &config), ERR_OK);
+    assert_int_equal(pthread_create(&f->thread, NULL, queue_run, f->queue), 0);
+    f->running = true;
+}
+
+static void end(struct fixture *f)
+{
+    if (f->running) {
+        f->stop.kind = FLOW_STOP;
+        mailbox_send(queue_mailbox(f->queue), &f->stop);
+        pthread_join(f->thread, NULL);
+        f->running = false;
+    }
+    for (size_t at = 0; at < WORKER_COUNT; at++) {
+        /* Their structs go with the queue. */
+        (void)!mailbox_take_all(&f->workers[at].mailbox);
+        f->workers[at].first = NULL;
+    }
+    store_reader_free(&f->reader);
+    queue_free(&f->queue);
+    store_close(&f->store);
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    end(f);
+    nftw(f->root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    for (size_t at = 0; at < WORKER_COUNT; at++) {
+        close(f->workers[at].fd);
+    }
+    close(f->main.fd);
+    close(f->clients.fd);
+    free(f->config);
+    free(f);
+    return 0;
+}
+
+/* ---- clients ---- */
+
+struct client {
+    struct flow_intake intake;
+    uint8_t envelope_memory[4096];
+    uint8_t recipients_memory[1024];
+};
+
+static const uint8_t body[] = "Subject: x\r\n\r\nhello\r\n";
+
+static void client_send(struct fixture *f, struct client *c, enum flow_intake_step step,
+                        struct slice piece)
+{
+    c->intake.msg.kind = FLOW_INTAKE;
+    c->intake.msg.reply_to = &f->clients.mailbox;
+    c->intake.step = step;
+    c->intake.piece = piece;
+    c->intake.result = ERR_UNSUPPORTED;
+    mailbox_send(queue_mailbox(f->queue), &c->intake.msg);
+}
+
+/* A message with so many recipients, r0@example.jp and on, in one piece. */
+static void client_commit(struct fixture *f, struct client *c, uint32_t recipients)
+{
+    struct slice piece = slice_of(body, sizeof body - 1);
+    struct buf list, envelope;
+    char path[32];
+    buf_init(&list, c->recipients_memory, sizeof c->recipients_memory);
+    for (uint32_t at = 0; at < recipients; at++) {
+        snprintf(path, sizeof path, "r%u@example.jp", at);
+        record_recipient_put(&list, slice_from_str(path));
+    }
+    struct record_envelope e = {
+        .arrived_ms = 1,
+        .body_bytes = piece.len,
+        .chunk_count = 1,
+        .body_crc = crc32c(0, piece),
+        .recipient_count = recipients,
+        .client = SLICE("192.0.2.1"),
+        .sender = SLICE("a@example.jp"),
+        .recipients = buf_slice(&list),
+    };
+    buf_init(&envelope, c->envelope_memory, sizeof c->envelope_memory);
+    record_envelope_put(&envelope, &e);
+    assert_false(envelope.overflow);
+    c->intake.id = msg_id_make(++f->ids, 1);
+    c->intake.piece_index = 0;
+    c->intake.envelope = buf_slice(&envelope);
+    c->intake.sender = e.sender;
+    c->intake.recipient_count = recipients;
+    c->intake.body_bytes = piece.len;
+    client_send(f, c, FLOW_INTAKE_COMMIT, piece);
+}
+
+static struct msg_id accept_one(struct fixture *f, uint32_t recipients)
+{
+    static struct client c;
+    client_commit(f, &c, recipients);
+    assert_ptr_equal(box_wait(&f->clients, FLOW_INTAKE), &c.intake.msg);
+    assert_int_equal(c.intake.result, ERR_OK);
+    return c.intake.id;
+}
+
+/* ---- operators ---- */
+
+static void inspect(struct fixture *f, struct flow_status *out)
+{
+    static struct flow_inspect ask;
+    ask.msg.kind = FLOW_INSPECT;
+    ask.msg.reply_to = &f->main.mailbox;
+    mailbox_send(queue_mailbox(f->queue), &ask.msg);
+    (void)box_wait(&f->main, FLOW_INSPECT);
+    *out = ask.status;
+}
+
+/* Whole rounds have passed since: what was to follow from all that was sent before has followed. */
+static struct flow_status settled(struct fixture *f)
+{
+    struct flow_status status;
+    inspect(f, &status);
+    inspect(f, &status);
+    inspect(f, &status);
+    return status;
+}
+
+static enum err edit_many(struct fixture *f, enum flow_edit_action action, const struct msg_id *ids,
+                          uint32_t count, enum err *results)
+{
+    static struct flow_edit edit;
+    edit.action = action;
+    edit.count = count;
+    memcpy(edit.ids, ids, count * sizeof ids[0]);
+    edit.msg.kind = FLOW_EDIT;
+    edit.msg.reply_to = &f->main.mailbox;
+    mailbox_send(queue_mailbox(f->queue), &edit.msg);
+    (void)box_wait(&f->main, FLOW_EDIT);
+    memcpy(results, edit.results, count * sizeof results[0]);
+    return edit.result;
+}
+
+static enum err edit(struct fixture *f, enum flow_edit_action action, struct msg_id id)
+{
+    enum err result = ERR_UNSUPPORTED;
+    assert_int_equal(edit_many(f, action, &id, 1, &result), ERR_OK);
+    return result;
+}
+
+/* ---- workers ---- */
+
+static struct flow_link *link_wait(struct fixture *f)
+{
+    return FLOW_LINK_FROM(workers_wait(f, FLOW_LINK_OPEN), open);
+}
+
+static void link_up(struct fixture *f, struct flow_link *link, uint32_t window)
+{
+    link->window = window;
+    snprintf(link->peer, sizeof link->peer, "192.0.2.25:587");
+    link->up.kind = FLOW_LINK_UP;
+    mailbox_send(queue_mailbox(f->queue), &link->up);
+}
+
+static void link_down(struct fixture *f, struct flow_link *link, enum outcome outcome)
+{
+    link->down_outcome = outcome;
+    link->down_code = outcome == OUTCOME_NONE ? 0 : 535;
+    snprintf(link->down_text, sizeof link->down_text, "words");
+    link->down.kind = FLOW_LINK_DOWN;
+    mailbox_send(queue_mailbox(f->queue), &link->down);
+}
+
+static struct flow_job *job_wait(struct fixture *f)
+{
+    return FLOW_FROM(workers_wait(f, FLOW_JOB), struct flow_job);
+}
+
+static void job_back(struct fixture *f, struct flow_job *job)
+{
+    mailbox_send(queue_mailbox(f->queue), &job->msg);
+}
+
+/* Every recipient gets this outcome. */
+static void job_answer(struct fixture *f, struct flow_job *job, enum outcome outcome,
+                       uint32_t recipients)
+{
+    job->tried = true;
+    job->result_count = recipients;
+    if (recipients > 1) {
+        job->results = calloc(recipients, sizeof job->results[0]);
+        assert_non_null(job->results);
+    }
+    buf_put_str(&job->text, "words");
+    for (uint32_t at = 0; at < recipients; at++) {
+        job->results[at] = (struct flow_result){
+            .recipient_index = at, .outcome = outcome, .code = 250, .text_len = 5};
+    }
+    job->complete = outcome == OUTCOME_DELIVERED;
+    job_back(f, job);
+}
+
+/* An upstream that is up, with nothing to do yet. */
+static struct flow_link *upstream_up(struct fixture *f, uint32_t window)
+{
+    struct flow_link *link = link_wait(f);
+    assert_false(link->probe);
+    link_up(f, link, window);
+    return link;
+}
+
+/* ---- what is on disk ---- */
+
+struct on_disk {
+    enum err err;
+    struct record_state state;
+    struct record_recipient fates[RECIPIENTS];
+    uint8_t memory[8192];
+};
+
+static void read_message(struct fixture *f, struct msg_id id, struct on_disk *out)
+{
+    struct buf to;
+    struct slice envelope, state;
+    size_t needed;
+    buf_init(&to, out->memory, sizeof out->memory);
+    out->err = store_read_message(f->reader, &id, &to, &envelope, &state, &needed);
+    if (out->err != ERR_OK) {
+        return;
+    }
+    assert_int_equal(record_state_get(state, &out->state), ERR_OK);
+    struct slice fates = out->state.recipients;
+    for (size_t at = 0; at < RECIPIENTS && record_fate_next(&fates, &out->fates[at]); at++) {
+    }
+}
+
+static void assert_state(struct fixture *f, struct msg_id id, enum message_state wanted)
+{
+    struct on_disk m;
+    read_message(f, id, &m);
+    assert_int_equal(m.err, ERR_OK);
+    assert_int_equal(m.state.state, wanted);
+}
+
+static void assert_gone(struct fixture *f, struct msg_id id)
+{
+    struct on_disk m;
+    read_message(f, id, &m);
+    assert_int_equal(m.err, ERR_NOT_FOUND);
+}
+
+static void assert_same_id(struct msg_id a, struct msg_id b)
+{
+    assert_int_equal(msg_id_compare(&a, &b), 0);
+}
+
+/* ---- the way through ---- */
+
+static void test_accepted_then_sent_then_gone(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id id = accept_one(f, 2);
+    assert_state(f, id, MESSAGE_QUEUED); /* on disk before the answer */
+    upstream_up(f, 4);
+    struct flow_job *job = job_wait(f);
+    assert_same_id(job->id, id);
+    struct flow_status status = settled(f);
+    assert_int_equal(status.sending, 1);
+    assert_int_equal(status.sending_id_count, 1);
+    assert_same_id(status.sending_ids[0], id);
+    job_answer(f, job, OUTCOME_DELIVERED, 2);
+    status = settled(f);
+    assert_gone(f, id);
+    assert_int_equal(status.sending, 0);
+    assert_int_equal(status.count_by_state[MESSAGE_QUEUED], 0);
+    assert_int_equal(status.upstreams[0].state, FLOW_UPSTREAM_WELL);
+    assert_int_equal(status.upstreams[0].delivered, 2);
+    assert_true(workers_quiet(f));
+}
+
+static void test_each_recipient_has_its_own_fate(void **state)
+{
+    struct fixture *f = *state;
+    struct on_disk m;
+    begin(f);
+    struct msg_id id = accept_one(f, 3);
+    upstream_up(f, 4);
+    struct flow_job *job = job_wait(f);
+    job->tried = true;
+    job->results = calloc(3, sizeof job->results[0]);
+    assert_non_null(job->results);
+    job->result_count = 2; /* the third was not told */
+    job->results[0] = (struct flow_result){.recipient_index = 2, .outcome = OUTCOME_DELIVERED};
+    job->results[1] = (struct flow_result){.recipient_index = 0, .outcome = OUTCOME_REFUSED};
+    job_back(f, job);
+    (void)settled(f);
+    read_message(f, id, &m);
+    assert_int_equal(m.state.state, MESSAGE_QUEUED);
+    assert_int_equal(m.state.attempts, 1);
+    assert_int_equal(m.fates[0].state, RECIPIENT_FAILED);
+    assert_int_equal(m.fates[1].state, RECIPIENT_QUEUED);
+    assert_int_equal(m.fates[2].state, RECIPIENT_DELIVERED);
+}
+
+static void test_deferred_is_due_later_and_comes_again(void **state)
+{
+    struct fixture *f = *state;
+    struct on_disk m;
+    f->config->retry_min_ms = 40;
+    f->config->retry_max_ms = 80;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    upstream_up(f, 4);
+    for (uint32_t attempt = 1; attempt <= 3; attempt++) {
+        struct flow_job *job = job_wait(f); /* the clock alone brings it back */
+        assert_same_id(job->id, id);
+        uint64_t sent_ms = job->sent_ms;
+        job_answer(f, job, OUTCOME_DEFERRED, 1);
+        (void)settled(f);
+        read_message(f, id, &m);
+        assert_int_equal(m.state.attempts, attempt);
+        assert_true(m.state.due_ms >= sent_ms + 35);
+        assert_int_equal(m.fates[0].outcome, OUTCOME_DEFERRED);
+        assert_int_equal(m.fates[0].text.len, 5);
+    }
+}
+
+static void test_given_up_when_too_old(void **state)
+{
+    struct fixture *f = *state;
+    struct on_disk m;
+    f->config->give_up_ms = 1000;
+    f->ids -= (uint64_t)5000 << 16; /* it began five seconds ago */
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    upstream_up(f, 4);
+    job_answer(f, job_wait(f), OUTCOME_DEFERRED, 1);
+    (void)settled(f);
+    read_message(f, id, &m);
+    assert_int_equal(m.state.state, MESSAGE_FAILED);
+    assert_int_equal(m.fates[0].outcome, OUTCOME_GAVE_UP);
+}
+
+static void test_refused_waits_for_an_operator(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    upstream_up(f, 4);
+    job_answer(f, job_wait(f), OUTCOME_REFUSED, 1);
+    struct flow_status status = settled(f);
+    assert_state(f, id, MESSAGE_FAILED);
+    assert_int_equal(status.count_by_state[MESSAGE_FAILED], 1);
+    assert_true(workers_quiet(f));
+    assert_int_equal(edit(f, FLOW_EDIT_RETRY, id), ERR_OK);
+    struct flow_job *job = job_wait(f);
+    assert_same_id(job->id, id);
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    (void)settled(f);
+    assert_gone(f, id);
+}
+
+/* Invariant 6: what was told before the damage was found counts. */
+static void test_damaged_is_set_aside_with_what_is_known(void **state)
+{
+    struct fixture *f = *state;
+    struct on_disk m;
+    begin(f);
+    struct msg_id id = accept_one(f, 3);
+    upstream_up(f, 4);
+    struct flow_job *job = job_wait(f);
+    job->tried = true;
+    job->damaged = true;
+    job->result_count = 1;
+    job->results = calloc(3, sizeof job->results[0]);
+    assert_non_null(job->results);
+    job->results[0] = (struct flow_result){.recipient_index = 1, .outcome = OUTCOME_DELIVERED};
+    job_back(f, job);
+    (void)settled(f);
+    read_message(f, id, &m);
+    assert_int_equal(m.state.state, MESSAGE_FAILED);
+    assert_int_equal(m.fates[0].outcome, OUTCOME_DAMAGED);
+    assert_int_equal(m.fates[1].state, RECIPIENT_DELIVERED);
+    assert_int_equal(m.fates[2].outcome, OUTCOME_DAMAGED);
+    assert_true(workers_quiet(f));
+}
+
+static void test_a_job_for_a_message_that_is_gone_harms_nobody(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    upstream_up(f, 4);
+    struct flow_job *job = job_wait(f);
+    job->id = msg_id_make(77, 7);
+    job->damaged = true;
+    job_back(f, job);
+    struct flow_status status = settled(f);
+    assert_false(status.store_failed);
+    assert_int_equal(status.sending, 0);
+    assert_state(f, id, MESSAGE_QUEUED);
+}
+
+/* ---- operators ---- */
+
+static void test_edits_in_each_state(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    struct msg_id nobody = msg_id_make(5, 5);
+    assert_int_equal(edit(f, FLOW_EDIT_RELEASE, id), ERR_UNSUPPORTED);
+    assert_int_equal(edit(f, FLOW_EDIT_RETRY, nobody), ERR_NOT_FOUND);
+    assert_int_equal(edit(f, FLOW_EDIT_HOLD, id), ERR_OK);
+    assert_state(f, id, MESSAGE_HELD);
+    assert_int_equal(edit(f, FLOW_EDIT_HOLD, id), ERR_UNSUPPORTED);
+    struct flow_link *link = upstream_up(f, 4);
+    (void)settled(f);
+    assert_true(workers_quiet(f)); /* held: nothing is handed out */
+    assert_int_equal(edit(f, FLOW_EDIT_RELEASE, id), ERR_OK);
+    struct flow_job *job = job_wait(f);
+    assert_ptr_equal(job->link, link);
+    for (int action = 0; action < FLOW_EDIT_ACTION_COUNT; action++) {
+        assert_int_equal(edit(f, (enum flow_edit_action)action, id), ERR_BUSY); /* leased */
+    }
+    job_answer(f, job, OUTCOME_DEFERRED, 1);
+    (void)settled(f);
+    assert_int_equal(edit(f, FLOW_EDIT_DELETE, id), ERR_OK);
+    assert_gone(f, id);
+    assert_int_equal(edit(f, FLOW_EDIT_DELETE, id), ERR_NOT_FOUND);
+    (void)settled(f);
+    assert_true(workers_quiet(f));
+}
+
+static void test_retry_brings_a_deferred_one_forward(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    upstream_up(f, 4);
+    job_answer(f, job_wait(f), OUTCOME_DEFERRED, 1); /* due in an hour */
+    (void)settled(f);
+    assert_true(workers_quiet(f));
+    assert_int_equal(edit(f, FLOW_EDIT_RETRY, id), ERR_OK);
+    struct flow_job *job = job_wait(f);
+    assert_same_id(job->id, id);
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    (void)settled(f);
+    assert_gone(f, id);
+    assert_true(workers_quiet(f));
+}
+
+/* Invariant 1: however often it is named, it is sent once. */
+static void test_named_twice_in_one_batch_is_sent_once(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    upstream_up(f, 4);
+    job_answer(f, job_wait(f), OUTCOME_DEFERRED, 1);
+    struct msg_id ids[3] = {id, id, id};
+    enum err results[3];
+    (void)settled(f);
+    assert_int_equal(edit_many(f, FLOW_EDIT_RETRY, ids, 3, results), ERR_OK);
+    assert_int_equal(results[0], ERR_OK);
+    assert_int_equal(results[1], ERR_UNSUPPORTED);
+    struct flow_job *job = job_wait(f);
+    struct flow_status status = settled(f);
+    assert_int_equal(status.sending, 1);
+    assert_true(workers_quiet(f));
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    (void)settled(f);
+    assert_true(workers_quiet(f));
+    assert_gone(f, id);
+}
+
+/* ---- connections ---- */
+
+static void test_refused_marks_then_a_probe_goes_ahead(void **state)
+{
+    struct fixture *f = *state;
+    f->config->upstreams[0].connections = 4;
+    begin(f);
+    struct msg_id ids[3];
+    for (size_t at = 0; at < 3; at++) {
+        ids[at] = accept_one(f, 1);
+    }
+    struct flow_link *links[4];
+    size_t count = 0;
+    struct flow_status status = settled(f);
+    for (; count < 4 && !workers_quiet(f); count++) {
+        links[count] = link_wait(f);
+    }
+    assert_int_equal(count, 3); /* as many as there are messages */
+    for (size_t at = 0; at < count; at++) {
+        link_down(f, links[at], OUTCOME_AUTH_REFUSED);
+    }
+    struct flow_link *probe = link_wait(f); /* when its time has come */
+    assert_true(probe->probe);
+    status = settled(f);
+    assert_int_equal(status.upstreams[0].state, FLOW_UPSTREAM_MARKED);
+    assert_int_equal(status.upstreams[0].outcome, OUTCOME_AUTH_REFUSED);
+    assert_int_equal(status.upstreams[0].code, 535);
+    assert_string_equal(status.upstreams[0].text, "words");
+    assert_true(workers_quiet(f)); /* one goes ahead, no second beside it */
+    link_up(f, probe, 4);
+    struct flow_job *job = job_wait(f);
+    (void)settled(f);
+    assert_true(workers_quiet(f)); /* with one job */
+    assert_same_id(job->id, ids[0]);
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    status = settled(f);
+    assert_int_equal(status.upstreams[0].state, FLOW_UPSTREAM_WELL);
+    assert_int_equal(status.count_by_state[MESSAGE_QUEUED], 2);
+    assert_false(workers_quiet(f)); /* and then the others */
+}
+
+/* No message is blamed for what is the upstream's. */
+static void test_the_upstreams_trouble_fails_no_message(void **state)
+{
+    struct fixture *f = *state;
+    struct on_disk m;
+    f->config->give_up_ms = 1000;
+    f->ids -= (uint64_t)5000 << 16;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    struct flow_link *link = upstream_up(f, 4);
+    job_answer(f, job_wait(f), OUTCOME_AUTH_REFUSED, 1);
+    link_down(f, link, OUTCOME_AUTH_REFUSED);
+    struct flow_status status = settled(f);
+    assert_int_equal(status.upstreams[0].state, FLOW_UPSTREAM_MARKED);
+    read_message(f, id, &m);
+    assert_int_equal(m.state.state, MESSAGE_QUEUED);
+}
+
+/* One of two connections fails before it has worked; the other, idle and open, is the probe. */
+static void test_marked_with_a_connection_open_goes_on_over_it(void **state)
+{
+    struct fixture *f = *state;
+    f->config->upstreams[0].connections = 2;
+    begin(f);
+    (void)accept_one(f, 1);
+    (void)accept_one(f, 1);
+    struct flow_link *a = link_wait(f), *b = link_wait(f);
+    link_up(f, a, 1);
+    struct flow_job *first = job_wait(f);
+    assert_ptr_equal(first->link, a);
+    link_up(f, b, 1);
+    struct flow_job *second = job_wait(f);
+    assert_ptr_equal(second->link, b);
+    first->tried = true; /* a: nothing that says anything about the upstream */
+    job_back(f, first);
+    second->tried = true;
+    job_back(f, second);
+    link_down(f, b, OUTCOME_TIMED_OUT);
+    struct flow_status status = settled(f);
+    assert_int_equal(status.upstreams[0].state, FLOW_UPSTREAM_MARKED);
+    assert_int_equal(status.upstreams[0].connections, 1);
+    struct msg_id id = accept_one(f, 1);
+    struct flow_job *job = job_wait(f); /* not before the connection ends by itself, some time */
+    assert_ptr_equal(job->link, a);
+    assert_same_id(job->id, id);
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    status = settled(f);
+    assert_int_equal(status.upstreams[0].state, FLOW_UPSTREAM_WELL);
+}
+
+static void test_jobs_that_crossed_the_end_come_again(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id ids[2] = {accept_one(f, 1), accept_one(f, 1)};
+    struct flow_link *link = upstream_up(f, 4);
+    struct flow_job *jobs[2] = {job_wait(f), job_wait(f)};
+    link_down(f, link, OUTCOME_NONE);
+    (void)settled(f);
+    assert_true(workers_quiet(f)); /* the place is not free before its jobs are back */
+    for (size_t at = 0; at < 2; at++) {
+        assert_same_id(jobs[at]->id, ids[at]);
+        job_back(f, jobs[at]); /* untried */
+    }
+    struct flow_link *again = link_wait(f);
+    assert_ptr_equal(again, link);
+    link_up(f, again, 4);
+    for (size_t at = 0; at < 2; at++) {
+        struct flow_job *job = job_wait(f);
+        assert_same_id(job->id, ids[at]);
+        assert_false(job->tried);
+        assert_int_equal(job->result_count, 0);
+    }
+}
+
+/* A connection that gives jobs back untried is about to end: they do not go to and fro. */
+static void test_untried_on_an_open_connection_rests(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    struct flow_link *link = upstream_up(f, 4);
+    job_back(f, job_wait(f));
+    struct flow_status status = settled(f);
+    assert_int_equal(status.sending, 0);
+    assert_true(workers_quiet(f));
+    struct flow_job *job = job_wait(f); /* but it is not forgotten: the clock brings it */
+    assert_ptr_equal(job->link, link);
+    assert_same_id(job->id, id);
+}
+
+static void test_no_more_connections_than_messages_due(void **state)
+{
+    struct fixture *f = *state;
+    f->config->upstreams[0].connections = 4;
+    begin(f);
+    for (size_t at = 0; at < 5; at++) { /* five that wait for an hour */
+        (void)accept_one(f, 1);
+    }
+    (void)settled(f);
+    struct flow_link *links[4];
+    for (size_t at = 0; at < 4; at++) {
+        links[at] = link_wait(f);
+        link_up(f, links[at], 4);
+    }
+    for (size_t at = 0; at < 5; at++) {
+        job_answer(f, job_wait(f), OUTCOME_DEFERRED, 1);
+    }
+    for (size_t at = 0; at < 4; at++) {
+        link_down(f, links[at], OUTCOME_NONE);
+    }
+    (void)settled(f);
+    (void)accept_one(f, 1); /* and one that is due */
+    (void)link_wait(f);
+    (void)settled(f);
+    assert_true(workers_quiet(f));
+}
+
+/* ---- many ---- */
+
+static void test_a_thousand_in_one_batch(void **state)
+{
+    struct fixture *f = *state;
+    enum { COUNT = 1000 };
+    struct client *clients = calloc(COUNT, sizeof *clients);
+    assert_non_null(clients);
+    begin(f);
+    for (size_t at = 0; at < COUNT; at++) {
+        client_commit(f, &clients[at], 1);
+    }
+    for (size_t at = 0; at < COUNT; at++) {
+        (void)box_wait(&f->clients, FLOW_INTAKE);
+    }
+    for (size_t at = 0; at < COUNT; at++) {
+        assert_int_equal(clients[at].intake.result, ERR_OK);
+    }
+    struct flow_status status = settled(f);
+    assert_int_equal(status.count_by_state[MESSAGE_QUEUED], COUNT);
+    assert_true(metric_get(&f->metrics, METRIC_COMMITS) < COUNT);
+    free(clients);
+}
+
+/* Sends everything, and counts how often each id was seen. */
+static void drain(struct fixture *f, uint64_t first_id, size_t count)
+{
+    uint8_t *seen = calloc(count, 1);
+    assert_non_null(seen);
+    for (size_t done = 0; done < count; done++) {
+        struct flow_job *job = job_wait(f);
+        uint64_t place = msg_id_time_and_sequence(&job->id) - first_id;
+        assert_true(place < count);
+        assert_int_equal(seen[place]++, 0);
+        job_answer(f, job, OUTCOME_DELIVERED, 1);
+    }
+    free(seen);
+}
+
+static void test_more_than_the_window_holds(void **state)
+{
+    struct fixture *f = *state;
+    enum { COUNT = SCHED_WINDOW_MAX * 2 + 77, AT_ONCE = 512 };
+    struct client *clients = calloc(AT_ONCE, sizeof *clients);
+    assert_non_null(clients);
+    begin(f);
+    uint64_t first_id = f->ids + 1;
+    for (size_t sent = 0; sent < COUNT;) {
+        size_t round = 0;
+        for (; round < AT_ONCE && sent < COUNT; round++, sent++) {
+            client_commit(f, &clients[round], 1);
+        }
+        for (size_t at = 0; at < round; at++) {
+            (void)box_wait(&f->clients, FLOW_INTAKE);
+        }
+    }
+    free(clients);
+    upstream_up(f, 4);
+    drain(f, first_id, COUNT);
+    struct flow_status status = settled(f);
+    assert_int_equal(status.count_by_state[MESSAGE_QUEUED], 0);
+    assert_true(workers_quiet(f));
+}
+
+static void test_a_restart_knows_all_that_waits(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    uint64_t first_id = f->ids + 1;
+    for (size_t at = 0; at < 50; at++) {
+        (void)accept_one(f, 1);
+    }
+    end(f);
+    begin(f);
+    upstream_up(f, 4);
+    drain(f, first_id, 50);
+    struct flow_status status = settled(f);
+    assert_int_equal(status.count_by_state[MESSAGE_QUEUED], 0);
+}
+
+/* The upstream was renamed in the configuration: nobody else would look for its messages. */
+static void test_messages_of_a_removed_upstream_are_adopted(void **state)
+{
+    struct fixture *f = *state;
+    struct on_disk m;
+    begin(f);
+    uint64_t first_id = f->ids + 1;
+    struct msg_id id = {{0}};
+    for (size_t at = 0; at < 600; at++) {
+        id = accept_one(f, 1);
+    }
+    end(f);
+    upstream_config(&f->config->upstreams[0], "other");
+    begin(f);
+    upstream_up(f, 4);
+    read_message(f, id, &m);
+    assert_true(slice_equal(m.state.upstream, SLICE("other")));
+    drain(f, first_id, 600);
+    struct flow_status status = settled(f);
+    assert_int_equal(status.count_by_state[MESSAGE_QUEUED], 0);
+}
+
+/* ---- the disk ---- */
+
+static void test_a_failed_sync_is_told_to_all(void **state)
+{
+    struct fixture *f = *state;
+    static struct client c;
+    begin(f);
+    struct msg_id before = accept_one(f, 1);
+    struct flow_link *link = upstream_up(f, 4);
+    struct flow_job *job = job_wait(f);
+    atomic_store(&fault, FAULT_SYNC);
+    client_commit(f, &c, 1);
+    (void)box_wait(&f->clients, FLOW_INTAKE);
+    assert_int_not_equal(c.intake.result, ERR_OK);
+    assert_int_not_equal(c.intake.result, ERR_FULL);
+    (void)box_wait(&f->main, FLOW_DRAINED);
+    atomic_store(&fault, FAULT_NONE);
+    struct flow_status status = settled(f);
+    assert_true(status.store_failed);
+    assert_false(status.accepting);
+    /* Nothing more is taken, given out, or changed; everybody gets an answer. */
+    client_commit(f, &c, 1);
+    (void)box_wait(&f->clients, FLOW_INTAKE);
+    assert_int_not_equal(c.intake.result, ERR_OK);
+    enum err result;
+    assert_int_not_equal(edit_many(f, FLOW_EDIT_DELETE, &before, 1, &result), ERR_OK);
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    link_down(f, link, OUTCOME_NONE);
+    status = settled(f);
+    assert_int_equal(status.sending, 0);
+    assert_true(workers_quiet(f));
+    end(f);
+    assert_null(f->queue);
+}
+
+static void test_a_full_disk_refuses_and_recovers(void **state)
+{
+    struct fixture *f = *state;
+    static struct client c;
+    begin(f);
+    atomic_store(&fault, FAULT_DATA_FULL);
+    client_commit(f, &c, 1);
+    (void)box_wait(&f->clients, FLOW_INTAKE);
+    assert_int_equal(c.intake.result, ERR_FULL);
+    atomic_store(&fault, FAULT_NONE);
+    struct flow_status status = settled(f);
+    assert_false(status.store_failed);
+    assert_int_equal(status.count_by_state[MESSAGE_QUEUED], 0);
+    struct msg_id id = accept_one(f, 1);
+    assert_state(f, id, MESSAGE_QUEUED);
+}
+
+/* Delivered, and no room to say so: it is neither lost nor sent a second time. */
+static void test_an_outcome_without_room_is_kept(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id delivered = accept_one(f, 1), deferred = accept_one(f, 1);
+    upstream_up(f, 4);
+    struct flow_job *jobs[2] = {job_wait(f), job_wait(f)};
+    atomic_store(&fault, FAULT_DATA_FULL);
+    job_answer(f, jobs[0], OUTCOME_DELIVERED, 1);
+    job_answer(f, jobs[1], OUTCOME_DEFERRED, 1);
+    struct flow_status status = settled(f);
+    assert_false(status.store_failed);
+    assert_int_equal(status.sending, 2); /* still leased */
+    assert_true(workers_quiet(f));
+    assert_int_equal(edit(f, FLOW_EDIT_DELETE, deferred), ERR_BUSY);
+    atomic_store(&fault, FAULT_NONE);
+    struct timespec until, now;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += PATIENCE_MS / 1000;
+    do { /* it is tried again by itself */
+        inspect(f, &status);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        assert_true(now.tv_sec < until.tv_sec);
+    } while (status.sending > 0);
+    assert_gone(f, delivered);
+    assert_state(f, deferred, MESSAGE_QUEUED);
+    assert_true(workers_quiet(f));
+    assert_int_equal(edit(f, FLOW_EDIT_RETRY, deferred), ERR_OK);
+    assert_same_id(job_wait(f)->id, deferred);
+}
+
+static void test_an_outcome_without_room_is_tried_once_more_at_the_end(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    upstream_up(f, 4);
+    struct flow_job *job = job_wait(f);
+    atomic_store(&fault, FAULT_DATA_FULL);
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    (void)settled(f);
+    atomic_store(&fault, FAULT_NONE);
+    end(f);
+    begin(f);
+    assert_gone(f, id);
+}
+
+/* What was appended before the piece that found no room is not left behind. */
+static void test_a_body_that_found_no_room_is_discarded(void **state)
+{
+    struct fixture *f = *state;
+    static struct client c;
+    static uint8_t piece[BODY_CHUNK_BYTES_MAX];
+    begin(f);
+    size_t bytes = store_piece_bytes(f->store);
+    c.intake.id = msg_id_make(++f->ids, 1);
+    c.intake.piece_index = 0;
+    c.intake.body_bytes = bytes;
+    client_send(f, &c, FLOW_INTAKE_APPEND, slice_of(piece, bytes));
+    (void)box_wait(&f->clients, FLOW_INTAKE);
+    assert_int_equal(c.intake.result, ERR_OK);
+    c.intake.piece_index = 1;
+    c.intake.body_bytes = 2 * bytes;
+    /* The first write of the transaction fails, the discard's do not. */
+    atomic_store(&fault, FAULT_DATA_FULL);
+    client_send(f, &c, FLOW_INTAKE_APPEND, slice_of(piece, bytes));
+    (void)box_wait(&f->clients, FLOW_INTAKE);
+    assert_int_equal(c.intake.result, ERR_FULL);
+    atomic_store(&fault, FAULT_NONE);
+    (void)settled(f);
+    end(f);
+    struct store_config config = {
+        .directory = f->directory, .queue_bytes_max = 512 * MIB, .readers_max = 8};
+    struct store_report report;
+    assert_int_equal(store_open(&f->store, &config, &report), ERR_OK);
+    assert_true(report.discarded <= 1); /* at the latest the next start does it */
+    store_close(&f->store);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(test_accepted_then_sent_then_gone),
+        CASE(test_each_recipient_has_its_own_fate),
+        CASE(test_deferred_is_due_later_and_comes_again),
+        CASE(test_given_up_when_too_old),
+        CASE(test_refused_waits_for_an_operator),
+        CASE(test_damaged_is_set_aside_with_what_is_known),
+        CASE(test_a_job_for_a_message_that_is_gone_harms_nobody),
+        CASE(test_edits_in_each_state),
+        CASE(test_retry_brings_a_deferred_one_forward),
+        CASE(test_named_twice_in_one_batch_is_sent_once),
+        CASE(test_refused_marks_then_a_probe_goes_ahead),
+        CASE(test_the_upstreams_trouble_fails_no_message),
+        CASE(test_marked_with_a_connection_open_goes_on_over_it),
+        CASE(test_jobs_that_crossed_the_end_come_again),
+        CASE(test_untried_on_an_open_connection_rests),
+        CASE(test_no_more_connections_than_messages_due),
+        CASE(test_a_thousand_in_one_batch),
+        CASE(test_more_than_the_window_holds),
+        CASE(test_a_restart_knows_all_that_waits),
+        CASE(test_messages_of_a_removed_upstream_are_adopted),
+        CASE(test_a_failed_sync_is_told_to_all),
+        CASE(test_a_full_disk_refuses_and_recovers),
+        CASE(test_an_outcome_without_room_is_kept),
+        CASE(test_an_outcome_without_room_is_tried_once_more_at_the_end),
+        CASE(test_a_body_that_found_no_room_is_discarded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+/*
+ * ---- the disk ----
+ *
+ * These stand before libc's for everything in this process, LMDB too. Its two meta pages are the
+ * first two of the file.
+ */
+
+ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at)
+{
+    if (atomic_load(&fault) == FAULT_DATA_FULL && at >= 8192) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_pwrite64, fd, bytes, len, at);
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int count)
+{
+    if (atomic_load(&fault) == FAULT_DATA_FULL) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_writev, fd, parts, count);
+}
+
+int fdatasync(int fd)
+{
+    if (atomic_load(&fault) == FAULT_SYNC) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fdatasync, fd);
+}
