@@ -63,7 +63,7 @@ BENCH_SOURCES  := $(wildcard tests/bench/*.c)
 
 DAEMON_LIBS := -luring -llmdb -lssl -lcrypto -lsasl2 -lcares -ljansson
 CTL_LIBS    := -ljansson -lsmartcols -lcurl -llmdb
-WEB_LIBS    := -lmicrohttpd -ljansson
+WEB_LIBS    := -ljansson
 UNIT_LIBS   := -lcmocka $(DAEMON_LIBS)
 
 objects = $(patsubst %.c,$(O)/%.o,$(1))

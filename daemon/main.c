@@ -374,7 +374,6 @@ static void take(struct program *p, struct flow_msg *msg)
         return;
     case FLOW_INTAKE:
     case FLOW_LINK_OPEN:
-    case FLOW_LINK_CLOSE:
     case FLOW_LINK_UP:
     case FLOW_LINK_DOWN:
     case FLOW_JOB:

@@ -28,9 +28,6 @@ static void take(struct worker *w, struct flow_msg *msg)
     case FLOW_LINK_OPEN:
         delivery_link_open(w->delivery, FLOW_LINK_FROM(msg, open));
         return;
-    case FLOW_LINK_CLOSE:
-        delivery_link_close(w->delivery, FLOW_LINK_FROM(msg, close));
-        return;
     case FLOW_JOB:
         delivery_job(w->delivery, FLOW_FROM(msg, struct flow_job));
         return;

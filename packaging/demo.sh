@@ -20,8 +20,8 @@ case "$*" in
 esac
 
 programs=build/release
-demo=
-upstream_pid= daemon_pid= web_pid= follow_pid=
+demo=''
+upstream_pid='' daemon_pid='' web_pid='' follow_pid=''
 wait_tenths=300 # of seconds, for whatever has to happen
 
 say() {

@@ -63,5 +63,5 @@ wait_for_lock='-o DPkg::Lock::Timeout=300'
 # shellcheck disable=SC2086
 $as_root apt-get $wait_for_lock -qq update
 # shellcheck disable=SC2086
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get $wait_for_lock -qq -y --no-install-recommends \
+$as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get $wait_for_lock -qq -y --no-install-recommends \
     -o Dpkg::Use-Pty=0 install $missing >/dev/null

@@ -118,6 +118,7 @@ bool answer_begin(struct connection *n, size_t bytes)
     CHECK(n->answer.data == NULL);
     uint8_t *memory = malloc(bytes);
     if (memory == NULL) {
+        n->wait = CONTROL_WAIT_NOTHING;
         connection_close(n);
         return false;
     }

@@ -54,14 +54,6 @@ void delivery_link_open(struct delivery *d, struct flow_link *link)
     session_begin(s);
 }
 
-void delivery_link_close(struct delivery *d, struct flow_link *link)
-{
-    (void)d;
-    if (link->session != NULL) {
-        session_quit(link->session);
-    }
-}
-
 void delivery_job(struct delivery *d, struct flow_job *job)
 {
     struct session *s = job->link->session;

@@ -33,7 +33,6 @@ MUST_CHECK enum err delivery_new(struct delivery **out, const struct delivery_co
 
 /* What comes out of the worker's mailbox, by kind. */
 void delivery_link_open(struct delivery *d, struct flow_link *link);
-void delivery_link_close(struct delivery *d, struct flow_link *link);
 void delivery_job(struct delivery *d, struct flow_job *job);
 void delivery_probe(struct delivery *d, struct flow_probe *probe);
 void delivery_lookup_back(struct flow_lookup *lookup);

@@ -255,8 +255,9 @@ static enum outcome outcome_of_connect(enum err err)
 {
     switch (err) {
     case ERR_REFUSED:
-    case ERR_RESET:
         return OUTCOME_CONNECTION_REFUSED;
+    case ERR_RESET: /* it answered, and hung up before we had looked */
+        return OUTCOME_CONNECTION_LOST;
     case ERR_TIMEOUT:
         return OUTCOME_CONNECT_TIMEOUT;
     case ERR_UNREACHABLE:

@@ -27,10 +27,9 @@
 
 enum flow_kind {
     FLOW_INTAKE = 1,
-    FLOW_LINK_OPEN,  /* queue -> worker */
-    FLOW_LINK_CLOSE, /* queue -> worker */
-    FLOW_LINK_UP,    /* worker -> queue: ready for jobs */
-    FLOW_LINK_DOWN,  /* worker -> queue: gone, and why */
+    FLOW_LINK_OPEN, /* queue -> worker */
+    FLOW_LINK_UP,   /* worker -> queue: ready for jobs */
+    FLOW_LINK_DOWN, /* worker -> queue: gone, and why */
     FLOW_JOB,
     FLOW_EDIT,
     FLOW_INSPECT,
@@ -75,8 +74,8 @@ struct flow_intake {
  * may be opened again.
  */
 struct flow_link {
-    struct flow_msg open, close, up, down; /* kind is set by the sender */
-    uint16_t upstream;                     /* index in struct config */
+    struct flow_msg open, up, down; /* kind is set by the sender */
+    uint16_t upstream;              /* index in struct config */
     uint16_t worker;
     bool probe;                /* the upstream is marked: this connection goes ahead to see */
     void *session;             /* the worker's */
@@ -114,9 +113,8 @@ struct flow_job {
     struct flow_msg msg;
     struct flow_link *link; /* borrowed */
     struct msg_id id;
-    uint64_t due_ms;   /* as it stands in the due index */
-    uint32_t attempts; /* made before this one */
-    uint64_t sent_ms;  /* the queue thread's clock when it gave the job away */
+    uint64_t due_ms;  /* as it stands in the due index */
+    uint64_t sent_ms; /* the queue thread's clock when it gave the job away */
 
     /* The worker's answer. tried == false: nothing was said to the upstream about it; results are
      * empty. */

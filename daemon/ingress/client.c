@@ -813,8 +813,20 @@ static void greet(struct client *s, int fd)
     smtp_server_refuse_greeting(&s->machine, code, code == 554 ? "5.7.1" : "4.7.0", why);
 }
 
+/* So many that not even a word of refusal can be had: whoever may not send is counted, too. */
+static bool overrun(const struct ingress *in)
+{
+    uint64_t all = atomic_load_explicit(&in->with.shared->connections, memory_order_relaxed);
+    return all >= (uint64_t)in->with.config->connections_max * 2;
+}
+
 void client_start(struct ingress *in, int fd)
 {
+    if (overrun(in)) {
+        metric_add(in->with.metrics, METRIC_CLIENTS_REFUSED, 1);
+        close(fd);
+        return;
+    }
     struct client *s = calloc(1, sizeof *s + smtp_server_line_bytes(&in->limits));
     if (s == NULL) {
         close(fd);

@@ -211,7 +211,8 @@ void smtp_server_expire(struct smtp_server *s, uint64_t now_ms);
  * held against the peer. */
 void smtp_server_resumed(struct smtp_server *s, uint64_t now_ms);
 
-/* Bytes to send, borrowed until output_done, or the next feed or answer. */
+/* Bytes to send, borrowed until output_done. Feeds and answers meanwhile add behind them and do not
+ * move them. */
 struct slice smtp_server_output(const struct smtp_server *s);
 void smtp_server_output_done(struct smtp_server *s, size_t count);
 

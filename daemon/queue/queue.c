@@ -164,7 +164,6 @@ static enum err apply(struct queue *q, struct flow_msg *msg)
     case FLOW_EDIT:
         return queue_apply_edit(q, FLOW_FROM(msg, struct flow_edit));
     case FLOW_LINK_OPEN:
-    case FLOW_LINK_CLOSE:
     case FLOW_LINK_UP:
     case FLOW_LINK_DOWN:
     case FLOW_INSPECT:
@@ -227,7 +226,6 @@ static void answer(struct queue *q, struct flow_msg *msg, enum err err)
         mailbox_send(msg->reply_to, msg);
         return;
     case FLOW_LINK_OPEN:
-    case FLOW_LINK_CLOSE:
     case FLOW_LINK_UP:
     case FLOW_LINK_DOWN:
     case FLOW_INSPECT:
@@ -428,7 +426,6 @@ static void take(struct queue *q, struct flow_msg *msg, size_t *bytes)
         q->stopping = true;
         return;
     case FLOW_LINK_OPEN:
-    case FLOW_LINK_CLOSE:
     case FLOW_PROBE:
     case FLOW_LOOKUP:
     case FLOW_AUTH:

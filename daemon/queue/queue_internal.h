@@ -93,7 +93,9 @@ struct queue {
 MUST_CHECK enum err queue_apply_intake(struct queue *q, struct flow_intake *intake);
 MUST_CHECK enum err queue_apply_job(struct queue *q, struct flow_job *job);
 MUST_CHECK enum err queue_apply_edit(struct queue *q, struct flow_edit *edit);
-/* At the start: messages of an upstream that is configured no more go by the first one. */
+/* At the start: messages of an upstream that is configured no more go by the first one, and what is
+ * due later than any retry could be (this box has no clock of its own, and begins in the past) is
+ * due now. */
 MUST_CHECK enum err queue_adopt_strays(struct queue *q);
 
 /* dispatch.c: connections and what goes over them. */

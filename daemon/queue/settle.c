@@ -349,17 +349,18 @@ enum err queue_apply_edit(struct queue *q, struct flow_edit *edit)
 
 /* ---- at the start ---- */
 
-static enum err adopt(struct queue *q, const struct msg_id *id)
+static enum err adopt(struct queue *q, const struct msg_id *id, uint64_t latest_ms)
 {
-    struct queue_upstream *u = &q->upstreams[0];
     struct record_state state;
     buf_reset(&q->old_state);
     enum err err = store_state_get(q->with.store, id, &q->old_state);
     if (err != ERR_OK || record_state_get(buf_slice(&q->old_state), &state) != ERR_OK) {
         return err == ERR_FULL || err == ERR_IO || err == ERR_NO_MEMORY ? err : ERR_OK;
     }
+    struct queue_upstream *u = upstream_by_route(q, state.route);
     state.route = u->route;
     state.upstream = slice_from_str(u->config->name);
+    state.due_ms = state.due_ms > latest_ms ? q->now_ms : state.due_ms;
     buf_reset(&q->new_state);
     record_state_put(&q->new_state, &state);
     CHECK(!q->new_state.overflow);
@@ -376,20 +377,22 @@ static bool is_ours(const struct queue *q, uint32_t wanted)
     return false;
 }
 
-static enum err adopt_route(struct queue *q, uint32_t stray)
+/* Sets right what stands in the due index of one route, strictly after *after (NULL: all of it). */
+static enum err adopt_route(struct queue *q, uint32_t route, const struct store_due *after,
+                            uint64_t latest_ms)
 {
     struct store_due rows[ADOPT_AT_ONCE];
-    struct store_due after;
+    struct store_due last;
     enum err err = ERR_OK;
-    size_t count = store_due_after(q->with.store, stray, NULL, rows, ADOPT_AT_ONCE, &err);
+    size_t count = store_due_after(q->with.store, route, after, rows, ADOPT_AT_ONCE, &err);
     while (err == ERR_OK && count > 0) {
-        after = rows[count - 1];
+        last = rows[count - 1];
         err = store_begin(q->with.store);
         if (err != ERR_OK) {
             return err;
         }
         for (size_t index = 0; err == ERR_OK && index < count; index++) {
-            err = adopt(q, &rows[index].id);
+            err = adopt(q, &rows[index].id, latest_ms);
         }
         if (err != ERR_OK) {
             store_abort(q->with.store);
@@ -397,7 +400,7 @@ static enum err adopt_route(struct queue *q, uint32_t stray)
         }
         err = store_commit(q->with.store);
         if (err == ERR_OK) {
-            count = store_due_after(q->with.store, stray, &after, rows, ADOPT_AT_ONCE, &err);
+            count = store_due_after(q->with.store, route, &last, rows, ADOPT_AT_ONCE, &err);
         }
     }
     return err;
@@ -407,11 +410,11 @@ enum err queue_adopt_strays(struct queue *q)
 {
     uint32_t routes[STRAY_ROUTES_MAX];
     enum err err = ERR_OK;
+    uint64_t latest_ms = q->now_ms + q->with.config->retry_max_ms * 2;
+    const struct store_due far = {.due_ms = latest_ms};
     size_t count = store_due_routes(q->with.store, routes, STRAY_ROUTES_MAX, &err);
     for (size_t index = 0; err == ERR_OK && index < count; index++) {
-        if (!is_ours(q, routes[index])) {
-            err = adopt_route(q, routes[index]);
-        }
+        err = adopt_route(q, routes[index], is_ours(q, routes[index]) ? &far : NULL, latest_ms);
     }
     return err;
 }

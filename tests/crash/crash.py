@@ -2,9 +2,10 @@
 """kill -9 under load, then balance the books (books.py says what must hold).
 
 The real tasukid on a real LMDB file: clients send, an upstream takes, defers and refuses, operators
-hold, release, retry and delete, and the daemon is killed at random moments, also while it starts.
+hold, release, retry and delete, and the daemon is killed at random moments, also while it starts;
+every seventh time it is stopped by SIGTERM instead, and then nothing may be sent twice.
 
-  crash.py [--cycles N] [--seed S] [--books FILE]    a run; writes its books to FILE
+  crash.py [--cycles N] [--seed S] [--books FILE]    a run of N kills; writes its books to FILE
   crash.py --check FILE [--fake NAME]                judges books again; --fake spoils them first,
                                                      and then the judge must complain
 
@@ -39,6 +40,9 @@ OPERATORS = 2
 PATIENCE_S = 20
 DRAIN_S = 180
 BIG_BYTES = 5 << 20
+BAD_WORDS = ("this is a fault of tasukid", "event=store-damaged", "event=store-failed",
+             "event=delivery-trouble", "AddressSanitizer", "ThreadSanitizer", "LeakSanitizer",
+             "runtime error:")
 RECEIVED = re.compile(rb"Received: [^\r]*\r\n(?:[ \t][^\r]*\r\n)*")
 OUR_ID = re.compile(rb"\(tasuki\) with E?SMTP id ([0-9a-z]+)")
 
@@ -356,7 +360,7 @@ class Operator(threading.Thread):
     def one(self):
         action = self.rng.choices(("hold", "release", "retry", "delete"), (5, 5, 5, 2))[0]
         ids = self.pick()
-        if action == "release" and self.rng.random() < 0.5:
+        if action == "release" and self.rng.random() < 0.1:
             args = {"filter": "state:held"}
         elif ids:
             args = {"ids": ids[:self.rng.choice((1, 1, 3))]}
@@ -436,8 +440,13 @@ class Daemon:
         return at if alive else None
 
     def stop(self):
+        """The exit status of a stop in peace, or None when it does not end."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE_S)
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return None
 
 
 # ---- a run ----
@@ -452,7 +461,7 @@ class Run:
         self.clients = [Client(n, self.daemon.port, seed, pool) for n in range(CLIENTS)]
         self.operators = [Operator(n, self.daemon.socket, seed, self.clients)
                           for n in range(OPERATORS)]
-        self.kills, self.troubles = [], []
+        self.kills, self.stops, self.troubles = [], [], []
         self.start_seconds = 0.02
 
     def cycle(self, number):
@@ -464,6 +473,9 @@ class Run:
             self.daemon.wait_started()
             self.start_seconds = time.monotonic() - began
             time.sleep(self.rng.choice((0.02, 0.3, 0.8, 1.5)) * self.rng.random())
+        if number % 7 == 3:
+            self.stop_in_peace(number)
+            return
         at = self.daemon.kill()
         if at is None:
             self.troubles.append("cycle %d: tasukid ended on its own (%d): %s" % (
@@ -471,11 +483,21 @@ class Run:
         else:
             self.kills.append(at)
 
+    def stop_in_peace(self, number):
+        """SIGTERM under the same load: exit 0, and no copy too many is owed to it."""
+        began = time.monotonic()
+        code = self.daemon.stop()
+        self.stops.append(time.monotonic() - began)
+        if code != 0 or "event=stopped" not in self.daemon.log_since_start():
+            self.troubles.append("cycle %d: SIGTERM: exit %s" % (number, code))
+
     def run(self):
         for thread in self.clients + self.operators:
             thread.start()
-        for number in range(self.cycles):
+        number = 0
+        while len(self.kills) < self.cycles and number < 2 * self.cycles:
             self.cycle(number)
+            number += 1
         self.daemon.spawn()
         self.daemon.wait_started()
         time.sleep(0.5)
@@ -528,7 +550,7 @@ class Run:
         """A stop in peace, and the queue that the next start finds is the one that was left."""
         code = self.daemon.stop()
         if code != 0:
-            self.troubles.append("exit %d at the end" % code)
+            self.troubles.append("exit %s at the end" % code)
         self.daemon.spawn()
         self.daemon.wait_started()
         found = re.findall(r"event=store-open messages=(\d+)", self.daemon.log_since_start())
@@ -536,8 +558,8 @@ class Run:
             self.troubles.append("left %d messages, the next start found %s" % (
                 len(books["queue"]), found))
         self.daemon.stop()
-        if "this is a fault of tasukid" in self.daemon.log_path.read_text(errors="replace"):
-            self.troubles.append("a check failed in tasukid, see its log")
+        log = self.daemon.log_path.read_text(errors="replace")
+        self.troubles += ["%s, see the log" % words for words in BAD_WORDS if words in log]
 
 
 def print_books(books, troubles):
@@ -574,6 +596,8 @@ def run(cycles, seed, books_path):
     good = False
     try:
         books = this.run()
+        print("stopped in peace %d times, %.1f s at most" % (
+            len(this.stops), max(this.stops, default=0)))
         if books_path is not None:
             Path(books_path).write_text(json.dumps(books))
         print("seed %d" % seed)

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import tempfile
 import threading
@@ -28,6 +29,8 @@ PATIENCE_S = 30
 POLL_S = 0.02
 USER = "id-smtpauth"
 PASSWORD = "correct horse;battery=staple"
+SECRETS = (PASSWORD, base64.b64encode(PASSWORD.encode()).decode(),
+           base64.b64encode(b"\0%s\0%s" % (USER.encode(), PASSWORD.encode())).decode())
 SANITIZER_WORDS = ("AddressSanitizer", "LeakSanitizer", "ThreadSanitizer", "runtime error:",
                    "this is a fault of tasukid")
 
@@ -453,14 +456,17 @@ class Dialogue:
     def answer(self, stage, good):
         """The good reply, or the fault of this stage; True for the good one."""
         fault = self.up.faults.get(stage)
-        if fault in (CLOSE, RESET):
-            if fault == RESET:
-                self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            raise EOFError
-        if fault == STALL:
-            self.step_stall()
+        if fault in (CLOSE, RESET, STALL):
+            self.fail(fault)
         self.peer.sendall((good if fault is None else fault) + b"\r\n")
         return fault is None
+
+    def fail(self, how):
+        if how == RESET:
+            self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if how == STALL:
+            self.step_stall()
+        raise EOFError
 
     def on_ehlo(self, line):
         offers = [b"scripted.test", b"SIZE 52428800", b"8BITMIME", b"PIPELINING"]
@@ -502,14 +508,16 @@ class Dialogue:
             return
         if not self.answer("DATA", b"354 go"):
             return
-        if self.up.faults.get("content") is not None:
+        fault = self.up.faults.get("content")
+        if fault is not None:
             self.lines.readline()
-            self.answer("content", b"")
+            self.fail(fault)
         content = read_content(self.lines)
         if content is None:
             raise EOFError
-        if self.answer("dot", b"250 2.0.0 taken"):
+        if self.up.faults.get("dot") is None:
             self.up.took(Arrived(self.sender, self.recipients, content))
+        self.answer("dot", b"250 2.0.0 taken")
 
     def on_rset(self, line):
         self.answer("RSET", b"250 2.0.0 ok")
@@ -633,7 +641,8 @@ class Tasuki:
         assert "event=stopped" in log, log[-2000:]
         for word in SANITIZER_WORDS:
             assert word not in log, log[log.index(word) - 200:][:6000]
-        assert PASSWORD not in log
+        for secret in SECRETS:
+            assert secret not in log
 
     def kill(self):
         if self.process is not None and self.process.poll() is None:

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from peers import Client, PATIENCE_S, USER, section, wait_until
+from peers import PATIENCE_S, USER, Client, free_ports, section, wait_until
 
 MIB = 1 << 20
 CONNECTIONS = 3
@@ -242,3 +242,42 @@ def test_received_line_says_who_and_when(postfix, tasuki):
         r"\tby tasuki\.test \(tasuki\) with ESMTP id " + identity +
         r"(\r\n\tfor <anna@example\.test>)?;\r\n?\s+\w{3}, \d\d? \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}\r\n",
         line), line
+
+
+def test_killed_in_the_middle_of_it_all(postfix, certificates, tasuki):
+    """What was answered 250 arrives, whole, whatever SIGKILL met; what was not, may."""
+    port = free_ports(1)[0]
+    daemon = tasuki(submission(postfix, certificates), listen="127.0.0.1:%d" % port)
+    acked, lock, over = [], threading.Lock(), threading.Event()
+
+    def send_all(prefix):
+        for index in range(100_000):
+            name = "%s-%d@example.test" % (prefix, index)
+            try:
+                with Client(port) as client:
+                    client.mail(name, HEAD + name.encode() + b"\r\n" * 500)
+                    with lock:
+                        acked.append(name)
+            except (OSError, AssertionError, IndexError):
+                over.wait(0.02)
+            if over.is_set():
+                return
+
+    threads = [threading.Thread(target=send_all, args=(p,)) for p in ("a", "b", "c", "d")]
+    for thread in threads:
+        thread.start()
+    for round in range(1, 4):
+        wait_until(lambda round=round: len(acked) >= round * 100)
+        daemon.kill()
+        daemon.start()
+    wait_until(lambda: len(acked) >= 400)
+    over.set()
+    for thread in threads:
+        thread.join()
+    wait_until(daemon.queue_empty, timeout=60, what=daemon.log)
+    arrived = Counter(path for m in postfix.sink.messages for path in m.recipients)
+    assert [name for name in acked if name not in arrived] == []
+    for m in postfix.sink.messages:
+        assert m.body == HEAD + m.recipients[0].encode() + b"\r\n" * 500
+    twice = sum(1 for count in arrived.values() if count > 1)
+    assert twice <= 3 * 4 * 4, "only what was on its way when it died"

@@ -330,7 +330,7 @@ static void test_our_own_pause_times_nobody_out(void **state)
     f->config->idle_ms_max = 150;
     begin(f);
     to_content(f);
-    put_much(f, 1700); /* two pieces' worth: reading stops until the first is stored */
+    put_much(f, 2500); /* three pieces: reading stops until the first is stored */
     (void)intake(f, FLOW_INTAKE_APPEND);
     until_ms = io_now_ms(f->io) + 400;
     run_until(f, is_time);
@@ -398,6 +398,36 @@ static void test_too_many_from_one_are_turned_away(void **state)
     expect(f, "250 ");
 }
 
+static bool is_gone(struct fixture *f)
+{
+    uint8_t byte;
+    return recv(f->client_fd, &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+/* I35: strangers are refused with a word each, up to a bound; beyond it they are not even kept. */
+static void test_a_flood_of_strangers_is_bounded(void **state)
+{
+    struct fixture *f = *state;
+    f->config->allow.private_networks = false;
+    f->config->connections_max = 2;
+    begin(f);
+    expect(f, "554 5.7.1 ");
+    int fds[4] = {f->client_fd};
+    for (size_t at = 1; at < 4; at++) {
+        fds[at] = f->client_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_int_equal(
+            connect(f->client_fd, (struct sockaddr *)(void *)&f->address, sizeof f->address), 0);
+        expect(f, "554 5.7.1 ");
+    }
+    f->client_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(
+        connect(f->client_fd, (struct sockaddr *)(void *)&f->address, sizeof f->address), 0);
+    run_until(f, is_gone);
+    for (size_t at = 0; at < 4; at++) {
+        close(fds[at]);
+    }
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -411,6 +441,7 @@ int main(void)
         CASE(test_a_client_that_never_reads_costs_no_time),
         CASE(test_a_stranger_is_turned_away),
         CASE(test_too_many_from_one_are_turned_away),
+        CASE(test_a_flood_of_strangers_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
