@@ -167,6 +167,7 @@ demo: ## daemon, page and a built-in upstream on loopback, mail going through
 
 docs: ## pages that are made from schema/
 	$(PYTHON) packaging/man/make-conf-man.py >packaging/man/tasuki.conf.5
+	$(PYTHON) packaging/man/make-daemon-man.py >packaging/man/tasukid.8
 
 clean: ## remove everything that was built
 	rm -rf build

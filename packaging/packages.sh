@@ -59,9 +59,9 @@ case "$missing " in
 esac
 
 echo "installing:$missing"
-wait_for_lock='-o DPkg::Lock::Timeout=300'
+apt="apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0"
 # shellcheck disable=SC2086
-$as_root apt-get $wait_for_lock -qq update
+$as_root $apt update
 # shellcheck disable=SC2086
-$as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get $wait_for_lock -qq -y --no-install-recommends \
-    -o Dpkg::Use-Pty=0 install $missing >/dev/null
+$as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes $apt \
+    --no-install-recommends install $missing >/dev/null

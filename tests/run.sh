@@ -214,12 +214,13 @@ count() {
 all_passed=0
 all_failed=0
 
-# The end of a bad stage is what one wants to see where there is only this output.
+# What one wants to see where there is only this output: the lines that say what failed, or else the
+# end of the log.
 show_trouble() {
-    grep -a -E '^(not ok |FAILED |ERROR |\[  FAILED  \]|.*(error|warning): |.*ERROR: )' "$1" |
-        head -n 40 | sed 's/^/    /'
-    echo '    ...'
-    tail -n 25 "$1" | sed 's/^/    /'
+    grep -a -E '^(not ok |FAILED |ERROR |\[   LINE   \]|\[  FAILED  \] [^0-9]|.*error: |.*ERROR: )' \
+        "$1" | awk '!seen[$0]++' | head -n 60 >"$1.trouble"
+    [ -s "$1.trouble" ] || tail -n 40 "$1" >"$1.trouble"
+    sed 's/^/    /' "$1.trouble"
 }
 
 run_stage() {

@@ -43,14 +43,15 @@ struct client {
     struct stream stream;
     struct smtp_server machine;
     struct io_op timer;
-    uint64_t last_words_ms; /* CLOSING: until then they must have been taken; 0 before */
-    uint64_t timer_ms;      /* what it is set to, while it is pending */
-    size_t sending_len;     /* of the machine's output, with the stream */
-    uint32_t client_place;  /* in the shared table */
-    bool closing;           /* stream_close was called */
-    bool closed;            /* the stream is gone */
-    bool counted;           /* in the connection counters */
-    bool paused;            /* nothing is read until the queue thread has answered */
+    uint64_t last_words_ms;  /* CLOSING: until then they must have been taken; 0 before */
+    uint64_t timer_ms;       /* what it is set to, while it is pending */
+    size_t sending_len;      /* of the machine's output, with the stream */
+    uint32_t client_place;   /* in the shared table */
+    bool closing;            /* stream_close was called */
+    bool closed;             /* the stream is gone */
+    bool counted;            /* in the connection counters */
+    uint32_t refusals_noted; /* of the machine's */
+    bool paused;             /* nothing is read until the queue thread has answered */
 
     char client[INET6_ADDRSTRLEN];
     uint8_t helo_bytes[HELO_BYTES_MAX];
@@ -362,7 +363,6 @@ static void answer_end(struct client *s, enum err result)
         metric_add(m, METRIC_REJECTED_FULL, 1);
         smtp_server_refuse(&s->machine, 452, "4.3.1", "the queue is full; try again later");
     } else {
-        metric_add(m, METRIC_REJECTED, 1);
         smtp_server_refuse(&s->machine, 451, "4.3.0",
                            "the message could not be stored; try again later");
     }
@@ -494,18 +494,31 @@ static void begin_content(struct client *s)
 
 /* ---- events ---- */
 
-static void refuse(struct client *s, uint16_t code, const char *enhanced, const char *text,
-                   struct slice about)
+/* The machine's refusals since the last look, as one line: a client that errs a hundred times in
+ * one packet is one event. */
+static void note_refusals(struct client *s, struct slice about)
 {
-    metric_add(s->in->with.metrics, METRIC_REJECTED, 1);
+    uint32_t count = s->machine.refusals - s->refusals_noted;
+    if (count == 0) {
+        return;
+    }
+    s->refusals_noted = s->machine.refusals;
+    metric_add(s->in->with.metrics, METRIC_REJECTED, count);
     struct log_line line;
     event_begin(&line, s->in->with.log, EVENT_REJECTED);
     log_put_word(&line, "client", s->client);
-    log_put_u64(&line, "code", code);
-    log_put_text(&line, "reply", slice_from_str(text));
+    log_put_u64(&line, "code", s->machine.refusal_code);
+    log_put_u64(&line, "count", count);
+    log_put_text(&line, "reply", slice_from_str(s->machine.refusal_text));
     log_put_text(&line, "about", about);
     log_end(&line);
+}
+
+static void refuse(struct client *s, uint16_t code, const char *enhanced, const char *text,
+                   struct slice about)
+{
     smtp_server_refuse(&s->machine, code, enhanced, text);
+    note_refusals(s, about);
 }
 
 static void mail_asked(struct client *s, const struct smtp_server_event *event)
@@ -677,6 +690,7 @@ static void read_more(struct client *s)
 static void pump(struct client *s)
 {
     pull_events(s);
+    note_refusals(s, slice_of(NULL, 0));
     if (s->closing) {
         return;
     }
@@ -811,6 +825,7 @@ static void greet(struct client *s, int fd)
     log_put_text(&line, "reason", slice_from_str(why));
     log_end(&line);
     smtp_server_refuse_greeting(&s->machine, code, code == 554 ? "5.7.1" : "4.7.0", why);
+    s->refusals_noted = s->machine.refusals; /* told as client-refused */
 }
 
 /* So many that not even a word of refusal can be had: whoever may not send is counted, too. */

@@ -121,6 +121,10 @@ struct smtp_server {
     bool esmtp;
     bool tls; /* inside TLS */
     bool authenticated;
+    /* Every reply of 4xx or 5xx, whoever decided it, so that the owner can tell somebody. */
+    uint32_t refusals;
+    uint16_t refusal_code;    /* of the last one */
+    const char *refusal_text; /* likewise; static storage */
     /* The rest is the machine's own: see smtp_server.c. */
     enum smtp_server_event_type asked; /* ASKED: what was */
     struct smtp_server_event events[SMTP_SERVER_EVENTS_MAX];
@@ -185,8 +189,8 @@ MUST_CHECK size_t smtp_server_feed(struct smtp_server *s, struct slice in, uint6
  * last: feed, then pull until false, then feed the rest. An answer, too, may make events. */
 MUST_CHECK bool smtp_server_next(struct smtp_server *s, struct smtp_server_event *out_event);
 
-/* The owner's answers to an asked event. text: our own words, or NULL for the usual ones; printable
- * ASCII without CR LF. */
+/* The owner's answers to an asked event. A refusal's text is in static storage. text: our own
+ * words, or NULL for the usual ones; printable ASCII without CR LF. */
 void smtp_server_accept(struct smtp_server *s, const char *text);
 void smtp_server_refuse(struct smtp_server *s, uint16_t code, const char *enhanced,
                         const char *text);

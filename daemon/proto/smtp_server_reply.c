@@ -20,6 +20,11 @@ _Static_assert(SMTP_SERVER_REPLY_COUNT <= UINT8_MAX, "a refusal is kept in one b
 void smtp_server_say(struct smtp_server *s, uint16_t code, const char *enhanced, const char *text)
 {
     size_t start = s->output.len;
+    if (code >= 400) {
+        s->refusals++;
+        s->refusal_code = code;
+        s->refusal_text = text;
+    }
     buf_put_u64(&s->output, code);
     buf_put_byte(&s->output, ' ');
     if (enhanced != NULL && enhanced[0] != '\0') {

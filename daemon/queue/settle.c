@@ -125,21 +125,25 @@ static void decide_fate(const struct queue *q, const struct flow_job *job,
     }
 }
 
-static void log_deferred(struct queue *q, const struct queue_upstream *u,
-                         const struct flow_job *job, const struct flow_result *result,
-                         uint64_t next_ms)
+/* The last word on one attempt that the worker could not have: when it is tried again, or that it
+ * is not. */
+static void log_settled(struct queue *q, const struct queue_upstream *u, const struct flow_job *job,
+                        const struct flow_result *result, enum event event, enum outcome outcome,
+                        uint64_t next_ms)
 {
     uint8_t id_text[MSG_ID_TEXT_BYTES];
     struct buf id;
     buf_init(&id, id_text, sizeof id_text);
     msg_id_put_text(&id, &job->id);
     struct log_line line;
-    event_begin(&line, q->with.log, EVENT_DEFERRED);
+    event_begin(&line, q->with.log, event);
     log_put_text(&line, "id", buf_slice(&id));
     log_put_word(&line, "upstream", u->config->name);
-    log_put_word(&line, "reason", outcome_row(result->outcome)->word);
+    log_put_word(&line, "reason", outcome_row(outcome)->word);
     log_put_u64(&line, "code", result->code);
-    log_put_u64(&line, "next", (next_ms - q->now_ms) / 1000);
+    if (event == EVENT_DEFERRED) {
+        log_put_u64(&line, "next", (next_ms - q->now_ms) / 1000);
+    }
     log_put_text(&line, "reply", slice_of(job->text.data + result->text_offset, result->text_len));
     log_end(&line);
 }
@@ -156,7 +160,7 @@ static enum err update_message(struct queue *q, struct queue_upstream *u, struct
     struct slice fates = old->recipients;
     struct record_recipient fate;
     uint32_t queued = 0, failed = 0, index = 0, hint = 0;
-    const struct flow_result *deferred = NULL;
+    const struct flow_result *deferred = NULL, *gave_up = NULL;
     buf_reset(&q->fates);
     while (record_fate_next(&fates, &fate)) {
         const struct flow_result *result = fate.state == RECIPIENT_QUEUED && job->result_count > 0
@@ -165,6 +169,7 @@ static enum err update_message(struct queue *q, struct queue_upstream *u, struct
         if (result != NULL) {
             decide_fate(q, job, result, &fate);
             deferred = fate.state == RECIPIENT_QUEUED ? result : deferred;
+            gave_up = fate.outcome == OUTCOME_GAVE_UP ? result : gave_up;
         }
         if (job->damaged && fate.state == RECIPIENT_QUEUED) {
             fate = (struct record_recipient){.state = RECIPIENT_FAILED, .outcome = OUTCOME_DAMAGED};
@@ -194,7 +199,11 @@ static enum err update_message(struct queue *q, struct queue_upstream *u, struct
         queue_due_later(q, u, &item);
     }
     if (deferred != NULL) {
-        log_deferred(q, u, job, deferred, state.due_ms);
+        log_settled(q, u, job, deferred, EVENT_DEFERRED, deferred->outcome, state.due_ms);
+    }
+    if (gave_up != NULL) {
+        metric_add(q->with.metrics, METRIC_FAILED, 1);
+        log_settled(q, u, job, gave_up, EVENT_FAILED, OUTCOME_GAVE_UP, 0);
     }
     return err;
 }

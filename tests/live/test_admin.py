@@ -1,4 +1,4 @@
-"""tasukictl against the real daemon: what it shows, what it changes, what it says when all is down."""
+"""tasukictl against the real daemon: what it shows, changes, and says when that is down."""
 
 import os
 import re
@@ -53,7 +53,8 @@ def test_status(waiting):
 
 @pytest.mark.parametrize("words, wanted", [
     ([], [0, 1, 2, 3, 4, 5]), (["from:scanner-1"], [1, 3, 5]), (["to:u2@example.test"], [2]),
-    (["reason:deferred"], [0, 1, 2, 3, 4, 5]), (["state:held"], []), (["-from:scanner-1"], [0, 2, 4]),
+    (["reason:deferred"], [0, 1, 2, 3, 4, 5]), (["state:held"], []),
+    (["-from:scanner-1"], [0, 2, 4]),
     (["from:scanner-0", "-to:u4@example.test"], [0, 2]), (["newer:1h"], [0, 1, 2, 3, 4, 5]),
     (["older:1h"], []), (["larger:1M"], []), (["upstream:main"], [0, 1, 2, 3, 4, 5])])
 def test_queue_and_its_filter(waiting, words, wanted):

@@ -122,8 +122,9 @@ def test_pipelined_garbage_has_a_bound(relay, upstream):
     assert_others_are_served(daemon, upstream)
 
 
-@pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01",
-                                   b"SSH-2.0-x\r\n", b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"])
+@pytest.mark.parametrize("first", [
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"SSH-2.0-x\r\n",
+    b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"], ids=["http", "tls", "ssh", "proxy"])
 def test_other_protocols(relay, upstream, first):
     daemon = relay(idle_timeout="2s")
     with Client(daemon.port, hello=False) as client:
@@ -182,9 +183,9 @@ def test_too_large(relay, upstream):
 
 # ---- the end of the content ----
 
-FALSE_ENDS = [b"\n.\n", b"\n.\r", b"\r.\n", b"\r.\r", b"\n.\r\n", b"\r.\r\n", b"\r\n.\n", b"\r\n.\r",
-              b"\r\n\0.\r\n", b"\r\n.\0\r\n", b"\r\n.\r\r\n", b"\r\r\n.\r\r\n", b"\n\r.\r\n",
-              b"\r\n.\t\r\n", b"\r\n. \r\n", b"\x85.\x85", b"\n\n.\n"]
+FALSE_ENDS = [b"\n.\n", b"\n.\r", b"\r.\n", b"\r.\r", b"\n.\r\n", b"\r.\r\n", b"\r\n.\n",
+              b"\r\n.\r", b"\r\n\0.\r\n", b"\r\n.\0\r\n", b"\r\n.\r\r\n", b"\r\r\n.\r\r\n",
+              b"\n\r.\r\n", b"\r\n.\t\r\n", b"\r\n. \r\n", b"\x85.\x85", b"\n\n.\n"]
 SMUGGLED = (b"MAIL FROM:<evil@example.test>\r\nRCPT TO:<smuggled@example.test>\r\nDATA\r\n"
             b"Subject: smuggled\r\n\r\nx")
 
@@ -246,7 +247,8 @@ def test_data_and_dot_at_once(relay, upstream):
     daemon = relay()
     with Client(daemon.port) as client:
         client.write(b"MAIL FROM:<a@example.test>\r\nRCPT TO:<b@example.test>\r\nDATA\r\n.\r\n"
-                     b"MAIL FROM:<a@example.test>\r\nRCPT TO:<c@example.test>\r\nDATA\r\nx\r\n.\r\n")
+                     b"MAIL FROM:<a@example.test>\r\nRCPT TO:<c@example.test>\r\nDATA\r\n"
+                     b"x\r\n.\r\n")
         assert [client.reply()[:3] for _ in range(8)] == [b"250", b"250", b"354", b"250"] * 2
     wait_until(daemon.queue_empty, what=daemon.log)
     assert sorted(m.body for m in upstream.messages) == [b"", b"x\r\n"]

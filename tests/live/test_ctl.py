@@ -101,6 +101,13 @@ class FakeDaemon:
             thread.join(PATIENCE_S)
 
 
+@pytest.fixture(autouse=True)
+def clock():
+    """Now is the time of the test, not that of the file's reading: others may have run between."""
+    global NOW_MS
+    NOW_MS = int(time.time() * 1000)
+
+
 @pytest.fixture
 def place():
     """A short directory: a socket's path has 107 bytes."""

@@ -240,7 +240,8 @@ def test_received_line_says_who_and_when(postfix, tasuki):
     assert re.fullmatch(
         r"Received: from client\.test \(\[127\.0\.0\.1\]\)\r\n"
         r"\tby tasuki\.test \(tasuki\) with ESMTP id " + identity +
-        r"(\r\n\tfor <anna@example\.test>)?;\r\n?\s+\w{3}, \d\d? \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}\r\n",
+        r"(\r\n\tfor <anna@example\.test>)?;\r\n?\s+\w{3}, \d\d? \w{3} \d{4} "
+        r"\d\d:\d\d:\d\d [+-]\d{4}\r\n",
         line), line
 
 

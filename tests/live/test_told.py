@@ -113,6 +113,7 @@ def test_given_up_is_a_failure(tasuki, scripted_upstream):
     assert (row["id"], row["reason"]) == (identity, "gave-up")
     assert (row["code"], row["text"]) == (451, "4.3.0 try later"), "the last answer is kept"
     assert daemon.queue("reason:gave-up") == [row]
+    only_event(daemon, "failed", reason="gave-up")
 
 
 def test_marked_and_well_again(tasuki, scripted_upstream):
