@@ -556,6 +556,9 @@ static int start(struct program *p)
     code = code != 0 ? code : open_policies(p);
     code = code != 0 ? code : open_listeners(p);
     code = code != 0 ? code : start_loop(p);
+    if (code == 0) {
+        catch_signals(); /* from here on there is a bell; what rings it now is answered by io_run */
+    }
     block_signals(true);
     code = code != 0 ? code : start_threads(p);
     block_signals(false);
@@ -612,7 +615,6 @@ static int run(struct program *p)
     log_start(p);
     log_risks(p);
     notify("READY=1");
-    catch_signals();
     io_set_after_batch(p->io, after_batch, p);
     io_run(p->io);
     bool failed = queue_store_failed(p->queue);

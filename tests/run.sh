@@ -138,14 +138,12 @@ stage_unit_tsan() {
     fi
 }
 
-# On a copy of the corpus, which grows. A corpus is named for its target, with or without "fuzz_".
+# On a copy of the corpus, which grows.
 fuzz_one() {
     name=${1##*/fuzz_}
     work=build/fuzz/work/$name
     mkdir -p "$work" build/fuzz/findings || return 1
-    for corpus in "tests/fuzz/corpus/$name" "tests/fuzz/corpus/fuzz_$name"; do
-        [ ! -d "$corpus" ] || cp -n "$corpus"/* "$work"/ || return 1
-    done
+    [ ! -d "tests/fuzz/corpus/$name" ] || cp -n "tests/fuzz/corpus/$name"/* "$work"/ || return 1
     timeout -k 10 120 "$1" -max_total_time=10 -rss_limit_mb=2048 \
         -artifact_prefix=build/fuzz/findings/ "$work"
 }

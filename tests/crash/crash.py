@@ -3,7 +3,7 @@
 
 The real tasukid on a real LMDB file: clients send, an upstream takes, defers and refuses, operators
 hold, release, retry and delete, and the daemon is killed at random moments, also while it starts;
-every seventh time it is stopped by SIGTERM instead, and then nothing may be sent twice.
+about every seventh time it is stopped by SIGTERM instead, and then nothing may be sent twice.
 
   crash.py [--cycles N] [--seed S] [--books FILE]    a run of N kills; writes its books to FILE
   crash.py --check FILE [--fake NAME]                judges books again; --fake spoils them first,
@@ -473,9 +473,9 @@ class Run:
             self.daemon.wait_started()
             self.start_seconds = time.monotonic() - began
             time.sleep(self.rng.choice((0.02, 0.3, 0.8, 1.5)) * self.rng.random())
-        if number % 7 == 3:
-            self.stop_in_peace(number)
-            return
+            if number % 7 == 3:
+                self.stop_in_peace(number)
+                return
         at = self.daemon.kill()
         if at is None:
             self.troubles.append("cycle %d: tasukid ended on its own (%d): %s" % (

@@ -814,7 +814,9 @@ static void test_no_more_connections_than_messages_due(void **state)
     struct flow_link *links[4];
     for (size_t at = 0; at < 4; at++) {
         links[at] = link_wait(f);
-        link_up(f, links[at], 4);
+    }
+    for (size_t at = 0; at < 4; at++) {
+        link_up(f, links[at], 4); /* jobs come from here on */
     }
     for (size_t at = 0; at < 5; at++) {
         job_answer(f, job_wait(f), OUTCOME_DEFERRED, 1);
