@@ -8,8 +8,12 @@ list=$(dirname "$0")/packages.txt
 
 wanted=$(awk -v sections=" $* " '
     /^\[/ { here = index(sections, " " substr($1, 2, length($1) - 2) " ") > 0; next }
-    /^[^#]/ && here { print $1 }
-' "$list")
+    /^[^#]/ && here { print $1, $2 }
+' "$list" | while read -r package command; do
+    if [ -z "$command" ] || ! command -v "$command" >/dev/null; then
+        echo "$package"
+    fi
+done)
 if [ -z "$wanted" ]; then
     echo "usage: packaging/packages.sh SECTION... (see $list)" >&2
     exit 64

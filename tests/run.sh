@@ -22,6 +22,8 @@ fuzz            400 every fuzz target for 10 seconds on a copy of its corpus
 lint            200 layers, purity, tables, banned calls, format; and the lints themselves
 live-uring      600 real peers, over io_uring
 live-poll       600 real peers, over epoll
+crash-uring     300 kill -9 under load, over io_uring; then the books
+crash-poll      300 the same over epoll
 demo            200 packaging/demo.sh --once
 '
 
@@ -101,7 +103,17 @@ live() {
         echo 'io_uring is not to be had here: skipped'
         return 0
     fi
-    TASUKI_IO=$1 timeout -k 30 580 "$PYTHON" -m pytest -q -p no:cacheprovider tests/live
+    io=$1
+    shift
+    TASUKI_IO=$io timeout -k 30 580 "$PYTHON" -m pytest -q -p no:cacheprovider "$@"
+}
+
+# What drives the browser comes from npm, for tests only. Without it test_page.py says that it is skipped.
+page_driver() {
+    command -v npm >/dev/null || sh packaging/packages.sh page || return 0
+    [ -d tests/live/node_modules/playwright-core ] ||
+        timeout 120 npm install --prefix tests/live --no-audit --no-fund --no-package-lock ||
+        echo 'npm could not bring playwright-core'
 }
 
 # Where the kernel, or a container, forbids io_uring, it ends at once and says so.
@@ -176,11 +188,22 @@ stage_lint() {
 }
 
 stage_live_uring() {
-    live uring
+    page_driver
+    live uring tests/live
 }
 
+# The page and the CLI against their scripted daemons do not know one backend from the other.
 stage_live_poll() {
-    live poll
+    live poll tests/live --ignore=tests/live/test_page.py --ignore=tests/live/test_web.py \
+        --ignore=tests/live/test_ctl.py
+}
+
+stage_crash_uring() {
+    live uring tests/crash
+}
+
+stage_crash_poll() {
+    live poll tests/crash
 }
 
 stage_demo() {
@@ -259,10 +282,17 @@ function_of() {
     list_stages | awk -v name="$1" '$1 == name { gsub(/-/, "_", $1); print "stage_" $1 }'
 }
 
+# The one thing that Debian has no package of; without it, tests of the page are skipped.
+browser_driver() {
+    [ -d tests/live/node_modules/playwright-core ] ||
+        timeout -k 10 200 npm install --prefix tests/live --no-audit --no-fund --no-package-lock
+}
+
 run_stages() {
     mkdir -p $logs
-    printf '%-14s %s ... ' packages 'what packaging/packages.txt lists'
-    if sh packaging/packages.sh build runtime test >$logs/packages.log 2>&1; then
+    printf '%-14s %s ... ' packages 'what packaging/packages.txt lists, and a driver for the browser'
+    if sh packaging/packages.sh build runtime test >$logs/packages.log 2>&1 &&
+        browser_driver >>$logs/packages.log 2>&1; then
         echo 'there'
     else
         all_failed=1

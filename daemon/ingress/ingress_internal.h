@@ -9,7 +9,7 @@
 #include "schema/event.h"
 #include "schema/record.h"
 
-#define PIECES_KEPT_MAX 64 /* free pieces that a worker keeps for the next messages */
+#define PIECES_KEPT_MAX 16 /* free pieces that a worker keeps for the next messages */
 
 /* A buffer for one piece of a body. */
 struct piece {

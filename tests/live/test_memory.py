@@ -23,7 +23,9 @@ LARGE = 20
 BLOCK_LINES = 1024
 BLOCKS = 20 * (1 << 20) // (BLOCK_LINES * 76)
 BOUND_KB = 64 * 1024
-LEAK_KB = 1024
+# What a round may leave behind: the workers' stocks of pieces fill with the luck of the draw, 16 of
+# 64 KiB each (PIECES_KEPT_MAX). A leak of one buffer a message would be ten times that.
+LEAK_KB = 3072
 LONG_S = 150
 
 

@@ -266,7 +266,8 @@ def test_refused_for_good_keeps_the_words(tasuki, scripted_upstream):
     assert shown.code == 0, shown.err
     assert "550" in shown.out and "like <b>spam</b>" in shown.out
     assert "\x1b" not in shown.out and "\u202e" not in shown.out
-    assert daemon.events("failed", id=identity)[0]["code"] == "550"
+    told = wait_until(lambda: daemon.events("failed", id=identity), what=daemon.log)
+    assert told[0]["code"] == "550"
     assert "\x1b" not in daemon.log()
     server.mend()
     assert daemon.ctl("retry", identity, "--yes").code == 0
