@@ -2,6 +2,7 @@
 
 #include "daemon/base/num.h"
 #include "daemon/base/when.h"
+#include "daemon/flow/clock.h"
 #include "schema/event.h"
 
 #include <errno.h>
@@ -32,13 +33,6 @@ struct logger {
     uint64_t give_up_ms; /* the thread's alone: when stopping ends; 0 before */
 };
 
-static uint64_t clock_ms(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 /* Under the lock. */
 static void append(struct logger *l, struct slice line)
 {
@@ -46,7 +40,7 @@ static void append(struct logger *l, struct slice line)
     buf_init(&to, l->filling + l->len, RING_BYTES - l->len);
     if (l->with_time) {
         buf_put_str(&to, "time=");
-        when_put_rfc3339(&to, clock_ms(CLOCK_REALTIME));
+        when_put_rfc3339(&to, flow_clock_ms(CLOCK_REALTIME));
         buf_put_byte(&to, ' ');
     }
     buf_put(&to, line);
@@ -111,9 +105,9 @@ static bool is_writable(void)
 static bool gives_up(struct logger *l)
 {
     if (is_stopping(l) && l->give_up_ms == 0) {
-        l->give_up_ms = clock_ms(CLOCK_MONOTONIC) + STOP_MS_MAX;
+        l->give_up_ms = flow_clock_ms(CLOCK_MONOTONIC) + STOP_MS_MAX;
     }
-    return l->give_up_ms != 0 && clock_ms(CLOCK_MONOTONIC) >= l->give_up_ms;
+    return l->give_up_ms != 0 && flow_clock_ms(CLOCK_MONOTONIC) >= l->give_up_ms;
 }
 
 /* All of it, however long the reader takes; when stopping, for a second at most. */

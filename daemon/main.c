@@ -7,6 +7,7 @@
  */
 #include "daemon/config/config.h"
 #include "daemon/control/control.h"
+#include "daemon/flow/clock.h"
 #include "daemon/helper.h"
 #include "daemon/logger.h"
 #include "daemon/queue/queue.h"
@@ -94,13 +95,6 @@ static void last_words(const char *text)
     done = write(STDERR_FILENO, text, strlen(text));
     done = write(STDERR_FILENO, "\"\n", 2);
     (void)done;
-}
-
-static uint64_t wall_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 /* What a service manager is told; nothing without one. The protocol is sd_notify(3)'s: one
@@ -513,7 +507,7 @@ static int start_control(struct program *p)
         .metrics = p->metrics,
         .metrics_count = p->worker_count + 1,
         .about = &p->workers[0].about,
-        .started_ms = wall_ms(),
+        .started_ms = flow_wall_ms(),
         .worker = &p->workers[0].mailbox,
     };
     if (control_new(&p->control, &config, problem) != ERR_OK) {

@@ -108,14 +108,6 @@ live() {
     TASUKI_IO=$io timeout -k 30 580 "$PYTHON" -m pytest -q -p no:cacheprovider "$@"
 }
 
-# What drives the browser comes from npm, for tests only. Without it test_page.py says that it is skipped.
-page_driver() {
-    command -v npm >/dev/null || sh packaging/packages.sh page || return 0
-    [ -d tests/live/node_modules/playwright-core ] ||
-        timeout 120 npm install --prefix tests/live --no-audit --no-fund --no-package-lock ||
-        echo 'npm could not bring playwright-core'
-}
-
 # Where the kernel, or a container, forbids io_uring, it ends at once and says so.
 has_uring() {
     timeout 2 build/release/tasuki-demo-upstream --io uring --listen 127.0.0.1:0 >/dev/null 2>&1
@@ -188,7 +180,6 @@ stage_lint() {
 }
 
 stage_live_uring() {
-    page_driver
     live uring tests/live
 }
 

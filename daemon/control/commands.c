@@ -2,18 +2,12 @@
  * The commands: one row each, from the arguments to the answer.
  */
 #include "daemon/control/control_internal.h"
+#include "daemon/flow/clock.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-
-static uint64_t wall_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 static const char *text_arg(json_t *args, const char *name)
 {
@@ -112,7 +106,7 @@ static void put_cursor(struct json *j, bool more, const struct msg_id *next)
 static void answer_queue(struct connection *n)
 {
     json_t *args = json_object_get(n->asked, "args");
-    struct listing l = {.n = n, .now_ms = wall_ms(), .limit = WIRE_QUEUE_LIMIT_DEFAULT};
+    struct listing l = {.n = n, .now_ms = flow_wall_ms(), .limit = WIRE_QUEUE_LIMIT_DEFAULT};
     char problem[200];
     struct msg_id from = {{0}}, unused, next = {{0}};
     json_t *limit = json_object_get(args, "limit");

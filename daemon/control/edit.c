@@ -2,6 +2,7 @@
  * Bulk commands: which messages, then batch after batch to the queue thread, then the tally.
  */
 #include "daemon/control/control_internal.h"
+#include "daemon/flow/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,9 +102,7 @@ static bool gather_row(void *ctx, const struct msg_id *id, struct slice envelope
 /* True when the ids are known; otherwise the error was answered. */
 static bool gather_by_filter(struct connection *n, const char *text)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    struct gathering g = {.edit = n->edit, .now_ms = (uint64_t)now.tv_sec * 1000};
+    struct gathering g = {.edit = n->edit, .now_ms = flow_wall_ms()};
     char problem[200];
     struct msg_id from = {{0}}, next = {{0}};
     if (!filter_parse(&g.filter, slice_from_str(text), problem)) {
@@ -190,34 +189,13 @@ static void send_batch(struct connection *n)
 
 static const char *why_skipped(enum err err)
 {
-    switch (err) {
-    case ERR_BUSY:
+    if (err == ERR_BUSY) {
         return "being sent just now";
-    case ERR_NOT_FOUND:
-        return "it has left the queue";
-    case ERR_UNSUPPORTED:
-        return "makes no sense in its state";
-    case ERR_OK:
-    case ERR_NO_MEMORY:
-    case ERR_FULL:
-    case ERR_LIMIT:
-    case ERR_IO:
-    case ERR_IN_DOUBT:
-    case ERR_DAMAGED:
-    case ERR_VERSION:
-    case ERR_EXISTS:
-    case ERR_PERMISSION:
-    case ERR_SYNTAX:
-    case ERR_TIMEOUT:
-    case ERR_CLOSED:
-    case ERR_REFUSED:
-    case ERR_RESET:
-    case ERR_UNREACHABLE:
-    case ERR_CANCELLED:
-    case ERR_COUNT:
-    default:
-        return err_text(err);
     }
+    if (err == ERR_NOT_FOUND) {
+        return "it has left the queue";
+    }
+    return err == ERR_UNSUPPORTED ? "makes no sense in its state" : err_text(err);
 }
 
 static void note_skipped(struct control_edit *e, const struct msg_id *id, enum err err)

@@ -58,16 +58,11 @@ static void send_auth(struct session *s, enum flow_auth_step step)
     mailbox_send(s->d->with.authenticator, &s->auth.msg);
 }
 
-static void give_up(struct session *s, enum outcome outcome, uint16_t code, struct slice text)
-{
-    session_fail(s, outcome, code, text);
-}
-
 static void try_next(struct session *s, enum outcome outcome, uint16_t code, struct slice text)
 {
     char name[32];
     if (!next_candidate(s, name)) {
-        give_up(s, outcome, code, text);
+        session_fail(s, outcome, code, text);
         return;
     }
     struct flow_auth *auth = &s->auth;
@@ -111,40 +106,18 @@ void login_back(struct session *s)
 {
     struct flow_auth *auth = &s->auth;
     uint64_t now = io_now_ms(s->d->with.io);
-    switch (auth->result) {
-    case ERR_OK:
-        break;
-    case ERR_NOT_FOUND: /* that mechanism is not installed here */
+    if (auth->result == ERR_PERMISSION) {
+        session_fail(s, OUTCOME_SECRET_UNREADABLE, 0, slice_from_str(auth->text));
+        return;
+    }
+    if (auth->result != ERR_OK &&
+        auth->step == FLOW_AUTH_START) { /* not installed here, or it cannot begin */
         try_next(s, OUTCOME_AUTH_NO_MECHANISM, 0, slice_from_str(auth->text));
         return;
-    case ERR_PERMISSION:
-        give_up(s, OUTCOME_SECRET_UNREADABLE, 0, slice_from_str(auth->text));
-        return;
-    case ERR_NO_MEMORY:
-    case ERR_FULL:
-    case ERR_LIMIT:
-    case ERR_IO:
-    case ERR_IN_DOUBT:
-    case ERR_DAMAGED:
-    case ERR_VERSION:
-    case ERR_EXISTS:
-    case ERR_BUSY:
-    case ERR_SYNTAX:
-    case ERR_UNSUPPORTED:
-    case ERR_TIMEOUT:
-    case ERR_CLOSED:
-    case ERR_REFUSED:
-    case ERR_RESET:
-    case ERR_UNREACHABLE:
-    case ERR_CANCELLED:
-    case ERR_COUNT:
-    default:
-        if (auth->step == FLOW_AUTH_START) {
-            try_next(s, OUTCOME_AUTH_NO_MECHANISM, 0, slice_from_str(auth->text));
-        } else {
-            s->auth_challenge_wrong = true;
-            smtp_client_auth_cancel(&s->machine, now);
-        }
+    }
+    if (auth->result != ERR_OK) {
+        s->auth_challenge_wrong = true;
+        smtp_client_auth_cancel(&s->machine, now);
         return;
     }
     struct slice data = slice_of(auth->data, auth->data_len);
@@ -160,8 +133,8 @@ void login_back(struct session *s)
 void login_result(struct session *s, const struct smtp_reply *reply)
 {
     if (reply->code == 235 && !s->auth.complete) {
-        give_up(s, OUTCOME_PROTOCOL_ERROR, 235,
-                SLICE("the upstream said yes before it had shown that it knows the password"));
+        session_fail(s, OUTCOME_PROTOCOL_ERROR, 235,
+                     SLICE("the upstream said yes before it had shown that it knows the password"));
         return;
     }
     if (reply->code == 235) {
@@ -175,7 +148,7 @@ void login_result(struct session *s, const struct smtp_reply *reply)
     }
     enum outcome outcome = classify_reply(SMTP_CLIENT_STAGE_AUTH, reply, 0);
     if (reply->code < 500) { /* it cannot tell now: another mechanism will not help */
-        give_up(s, outcome, reply->code, smtp_reply_first_line(reply));
+        session_fail(s, outcome, reply->code, smtp_reply_first_line(reply));
     } else {
         try_next(s, outcome, reply->code, smtp_reply_first_line(reply));
     }

@@ -6,6 +6,7 @@
  */
 #include "daemon/base/when.h"
 #include "daemon/delivery/delivery_internal.h"
+#include "daemon/flow/clock.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -91,9 +92,7 @@ void probe_note_sent(struct session *s, struct slice bytes, bool secret)
 
 static void write_message(struct session *s)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    uint64_t now_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    uint64_t now_ms = flow_wall_ms();
     struct buf to;
     buf_init(&to, s->probe_message, sizeof s->probe_message);
     buf_put_str(&to, "From: <");

@@ -253,35 +253,13 @@ void delivery_lookup_back(struct flow_lookup *lookup)
 
 static enum outcome outcome_of_connect(enum err err)
 {
-    switch (err) {
-    case ERR_REFUSED:
+    if (err == ERR_REFUSED) {
         return OUTCOME_CONNECTION_REFUSED;
-    case ERR_RESET: /* it answered, and hung up before we had looked */
-        return OUTCOME_CONNECTION_LOST;
-    case ERR_TIMEOUT:
-        return OUTCOME_CONNECT_TIMEOUT;
-    case ERR_UNREACHABLE:
-        return OUTCOME_UNREACHABLE;
-    case ERR_OK:
-    case ERR_NO_MEMORY:
-    case ERR_FULL:
-    case ERR_LIMIT:
-    case ERR_IO:
-    case ERR_IN_DOUBT:
-    case ERR_DAMAGED:
-    case ERR_VERSION:
-    case ERR_NOT_FOUND:
-    case ERR_EXISTS:
-    case ERR_BUSY:
-    case ERR_PERMISSION:
-    case ERR_SYNTAX:
-    case ERR_UNSUPPORTED:
-    case ERR_CLOSED:
-    case ERR_CANCELLED:
-    case ERR_COUNT:
-    default:
-        return OUTCOME_UNREACHABLE;
     }
+    if (err == ERR_RESET) { /* it answered, and hung up before we had looked */
+        return OUTCOME_CONNECTION_LOST;
+    }
+    return err == ERR_TIMEOUT ? OUTCOME_CONNECT_TIMEOUT : OUTCOME_UNREACHABLE;
 }
 
 static void describe_peer(struct session *s, const struct flow_address *address)

@@ -9,6 +9,7 @@
 #include "daemon/base/crc32c.h"
 #include "daemon/base/num.h"
 #include "daemon/base/when.h"
+#include "daemon/flow/clock.h"
 #include "daemon/ingress/ingress_internal.h"
 #include "daemon/proto/mail_header.h"
 
@@ -90,13 +91,6 @@ static void answer_end(struct client *s, enum err result);
 struct client *client_next(struct client *s)
 {
     return s->next;
-}
-
-static uint64_t wall_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 static void put_id(struct buf *to, const struct client *s)
@@ -248,7 +242,7 @@ static bool send_commit(struct client *s, struct slice piece)
     send_intake(s, FLOW_INTAKE_COMMIT, piece);
     struct slice parts = buf_slice(&s->envelope);
     struct record_envelope envelope = {
-        .arrived_ms = wall_ms(),
+        .arrived_ms = flow_wall_ms(),
         .body_bytes = s->body_bytes,
         .chunk_count = s->piece_count,
         .body_crc = s->body_crc,
@@ -470,7 +464,7 @@ static void put_received(struct client *s, struct buf *to)
     buf_put_str(to, s->machine.esmtp ? " (tasuki) with ESMTP id " : " (tasuki) with SMTP id ");
     put_id(to, s);
     buf_put_str(to, ";\r\n\t");
-    when_put_rfc5322(to, wall_ms());
+    when_put_rfc5322(to, flow_wall_ms());
     buf_put_str(to, "\r\n");
 }
 
@@ -482,7 +476,7 @@ static void begin_content(struct client *s)
         return;
     }
     s->mail = MAIL_CONTENT;
-    s->id = flow_ids_next(s->in->with.ids, wall_ms());
+    s->id = flow_ids_next(s->in->with.ids, flow_wall_ms());
     uint8_t memory[RECEIVED_BYTES_MAX];
     struct buf received;
     buf_init(&received, memory, sizeof memory);

@@ -1,6 +1,7 @@
 /*
  * The round of the queue thread: take, apply, commit, answer, hand out, wait.
  */
+#include "daemon/flow/clock.h"
 #include "daemon/queue/queue_internal.h"
 
 #include <errno.h>
@@ -12,13 +13,6 @@
 
 #define READERS_CHECK_MS 60000
 #define SETTLE_AGAIN_MS  1000
-
-static uint64_t clock_ms(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 static uint64_t clock_us(void)
 {
@@ -38,7 +32,7 @@ static void check_readers(struct queue *q)
 
 static void read_clock(struct queue *q)
 {
-    q->now_ms = clock_ms(CLOCK_BOOTTIME) + (uint64_t)q->wall_offset_ms;
+    q->now_ms = flow_clock_ms(CLOCK_BOOTTIME) + (uint64_t)q->wall_offset_ms;
 }
 
 static bool scratch_new(struct buf *b, size_t bytes)
@@ -86,7 +80,8 @@ enum err queue_new(struct queue **out, const struct queue_config *config)
     }
     enum err err = ERR_NO_MEMORY;
     q->with = *config;
-    q->wall_offset_ms = (int64_t)clock_ms(CLOCK_REALTIME) - (int64_t)clock_ms(CLOCK_BOOTTIME);
+    q->wall_offset_ms =
+        (int64_t)flow_clock_ms(CLOCK_REALTIME) - (int64_t)flow_clock_ms(CLOCK_BOOTTIME);
     q->entropy = clock_us() ^ (uint64_t)getpid() << 32;
     read_clock(q);
     q->bell_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
