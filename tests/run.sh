@@ -183,10 +183,8 @@ stage_live_uring() {
     live uring tests/live
 }
 
-# The page and the CLI against their scripted daemons do not know one backend from the other.
 stage_live_poll() {
-    live poll tests/live --ignore=tests/live/test_page.py --ignore=tests/live/test_web.py \
-        --ignore=tests/live/test_ctl.py
+    live poll tests/live
 }
 
 stage_crash_uring() {
