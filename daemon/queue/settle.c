@@ -97,10 +97,24 @@ static bool given_up(const struct queue *q, const struct flow_job *job)
     return q->now_ms > began_ms && q->now_ms - began_ms > q->with.config->give_up_ms;
 }
 
+/*
+ * Does this message break the connection, rather than the upstream? It does when others have gone
+ * since its last try and it has failed so again. A refused login is never a message's fault.
+ */
+static bool is_poison(const struct queue_upstream *u, const struct record_state *old,
+                      enum outcome outcome)
+{
+    bool of_connection = outcome == OUTCOME_CONNECTION_LOST || outcome == OUTCOME_TIMED_OUT ||
+                         outcome == OUTCOME_PROTOCOL_ERROR;
+    return of_connection && old->attempts > 0 && u->status.last_delivery_ms > old->last_ms;
+}
+
 /* One recipient's new fate from its result. */
-static void decide_fate(const struct queue *q, const struct flow_job *job,
+static void decide_fate(const struct queue *q, const struct queue_upstream *u,
+                        const struct flow_job *job, const struct record_state *old,
                         const struct flow_result *result, struct record_recipient *fate)
 {
+    bool may_give_up = false;
     fate->outcome = result->outcome;
     fate->code = result->code;
     memcpy(fate->enhanced, result->enhanced, sizeof fate->enhanced);
@@ -114,14 +128,15 @@ static void decide_fate(const struct queue *q, const struct flow_job *job,
         fate->state = RECIPIENT_FAILED;
         return;
     case OUTCOME_ACTION_RETRY:
-        if (given_up(q, job)) {
-            fate->state = RECIPIENT_FAILED;
-            fate->outcome = OUTCOME_GAVE_UP;
-        }
-        return;
-    case OUTCOME_ACTION_UPSTREAM:
+        may_give_up = true;
+        break;
+    case OUTCOME_ACTION_UPSTREAM: /* the upstream's trouble is not the message's: it waits */
     default:
-        return; /* the upstream's trouble is not the message's: it waits */
+        may_give_up = is_poison(u, old, result->outcome);
+    }
+    if (may_give_up && given_up(q, job)) {
+        fate->state = RECIPIENT_FAILED;
+        fate->outcome = OUTCOME_GAVE_UP;
     }
 }
 
@@ -167,7 +182,7 @@ static enum err update_message(struct queue *q, struct queue_upstream *u, struct
                                                ? result_of(job, index, &hint)
                                                : NULL;
         if (result != NULL) {
-            decide_fate(q, job, result, &fate);
+            decide_fate(q, u, job, old, result, &fate);
             deferred = fate.state == RECIPIENT_QUEUED ? result : deferred;
             gave_up = fate.outcome == OUTCOME_GAVE_UP ? result : gave_up;
         }

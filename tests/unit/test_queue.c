@@ -729,6 +729,41 @@ static void test_the_upstreams_trouble_fails_no_message(void **state)
     assert_int_equal(m.state.state, MESSAGE_QUEUED);
 }
 
+/* Others go, this one breaks the connection each time: it is the message after all. */
+static void test_a_message_that_breaks_connections_is_given_up(void **state)
+{
+    struct fixture *f = *state;
+    struct on_disk m;
+    f->config->give_up_ms = 1000;
+    f->config->retry_min_ms = 40;
+    f->config->retry_max_ms = 80;
+    f->ids -= (uint64_t)5000 << 16;
+    begin(f);
+    struct msg_id poison = accept_one(f, 1);
+    upstream_up(f, 4);
+    for (int attempt = 0; attempt < 2; attempt++) {
+        job_answer(f, job_wait(f), OUTCOME_CONNECTION_LOST, 1);
+        (void)settled(f);
+        read_message(f, poison, &m);
+        assert_int_equal(m.state.state,
+                         MESSAGE_QUEUED); /* nothing else has gone: it may be the upstream */
+    }
+    struct msg_id other = accept_one(f, 1);
+    struct flow_job *job = job_wait(f);
+    while (msg_id_compare(&job->id, &other) != 0) {
+        job_answer(f, job, OUTCOME_CONNECTION_LOST, 1);
+        job = job_wait(f);
+    }
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    job = job_wait(f);
+    assert_same_id(job->id, poison);
+    job_answer(f, job, OUTCOME_CONNECTION_LOST, 1);
+    (void)settled(f);
+    read_message(f, poison, &m);
+    assert_int_equal(m.state.state, MESSAGE_FAILED);
+    assert_int_equal(m.fates[0].outcome, OUTCOME_GAVE_UP);
+}
+
 /* One of two connections fails before it has worked; the other, idle and open, is the probe. */
 static void test_marked_with_a_connection_open_goes_on_over_it(void **state)
 {
@@ -1082,6 +1117,7 @@ int main(void)
         CASE(test_named_twice_in_one_batch_is_sent_once),
         CASE(test_refused_marks_then_a_probe_goes_ahead),
         CASE(test_the_upstreams_trouble_fails_no_message),
+        CASE(test_a_message_that_breaks_connections_is_given_up),
         CASE(test_marked_with_a_connection_open_goes_on_over_it),
         CASE(test_jobs_that_crossed_the_end_come_again),
         CASE(test_untried_on_an_open_connection_rests),
