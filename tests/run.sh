@@ -280,8 +280,9 @@ browser_driver() {
 run_stages() {
     mkdir -p $logs
     printf '%-14s %s ... ' packages 'what packaging/packages.txt lists, and a driver for the browser'
-    if sh packaging/packages.sh build runtime test >$logs/packages.log 2>&1 &&
-        browser_driver >>$logs/packages.log 2>&1; then
+    if sh packaging/packages.sh build runtime test >$logs/packages.log 2>&1; then
+        browser_driver >>$logs/packages.log 2>&1 ||
+            printf 'npm brought no browser driver, so the page is not looked at ... '
         echo 'there'
     else
         all_failed=1
