@@ -99,6 +99,7 @@ unit_tests() {
 }
 
 live() {
+    make -j2 all || return 1
     if [ "$1" = uring ] && ! has_uring; then
         echo 'io_uring is not to be had here: skipped'
         return 0
@@ -172,6 +173,7 @@ stage_fuzz() {
 
 # A verdict a line, then what is wrong with blanks before it.
 stage_lint() {
+    make -j2 all || return 1
     "$PYTHON" tests/lint/run >$logs/lint.out 2>&1
     status=$?
     sed -e '/^[a-z]* *ok$/s/^/ok /' -e '/^[a-z]* *[0-9]* problems/s/^/not ok /' $logs/lint.out
