@@ -75,6 +75,7 @@ struct session {
     char candidates[512]; /* mechanisms not tried yet on this connection */
     char mechanism[32];   /* in use */
     bool auth_challenge_wrong;
+    bool password_refused; /* the last mechanism sent it as it is, and heard 535 */
 
     enum outcome outcome; /* why it ends: the first that went wrong */
     uint16_t code;

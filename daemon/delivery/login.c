@@ -58,13 +58,21 @@ static void send_auth(struct session *s, enum flow_auth_step step)
     mailbox_send(s->d->with.authenticator, &s->auth.msg);
 }
 
+/* PLAIN and LOGIN say the same thing: what refused the one would refuse the other, and count it. */
+static bool sends_password(const char *mechanism)
+{
+    return strcmp(mechanism, "PLAIN") == 0 || strcmp(mechanism, "LOGIN") == 0;
+}
+
 static void try_next(struct session *s, enum outcome outcome, uint16_t code, struct slice text)
 {
     char name[32];
-    if (!next_candidate(s, name)) {
-        session_fail(s, outcome, code, text);
-        return;
-    }
+    do {
+        if (!next_candidate(s, name)) {
+            session_fail(s, outcome, code, text);
+            return;
+        }
+    } while (s->password_refused && sends_password(name));
     struct flow_auth *auth = &s->auth;
     auth->over_tls = s->machine.tls;
     snprintf(auth->host, sizeof auth->host, "%s", s->lookup.names[s->address_at]);
@@ -147,6 +155,7 @@ void login_result(struct session *s, const struct smtp_reply *reply)
         return;
     }
     enum outcome outcome = classify_reply(SMTP_CLIENT_STAGE_AUTH, reply, 0);
+    s->password_refused = reply->code == 535 && sends_password(s->mechanism);
     if (reply->code < 500) { /* it cannot tell now: another mechanism will not help */
         session_fail(s, outcome, reply->code, smtp_reply_first_line(reply));
     } else {

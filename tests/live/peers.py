@@ -358,6 +358,7 @@ class ScriptedUpstream:
         self.implicit = certificate is not None and not starttls
         self.faults, self.recipients, self.script = {}, {}, None
         self.messages, self.commands, self.sessions = [], [], 0
+        self.mechanisms = b"PLAIN"  # offered
         self.stalled = threading.Event()
         self.over = threading.Event()
         self.lock = threading.Lock()
@@ -473,7 +474,7 @@ class Dialogue:
         if self.up.starttls and not self.secured:
             offers.append(b"STARTTLS")
         elif self.up.login:
-            offers.append(b"AUTH PLAIN")
+            offers.append(b"AUTH " + self.up.mechanisms)
         good = b"\r\n".join(b"250-" + o for o in offers[:-1]) + b"\r\n250 " + offers[-1]
         self.answer("secured" if self.secured and self.up.starttls else "EHLO", good)
 

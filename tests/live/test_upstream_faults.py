@@ -226,6 +226,18 @@ def test_upstream_refuses_to_work(certificates, tasuki, scripted_upstream, stage
     assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
 
 
+def test_a_refused_password_is_not_sent_a_second_time(certificates, tasuki, scripted_upstream):
+    server = scripted_upstream("starttls")
+    server.mechanisms = b"LOGIN PLAIN"
+    server.faults = {"AUTH": b"535 5.7.8 no"}
+    daemon = tasuki(login_section(server.port, certificates, connections=1))
+    daemon.send(to="a@example.test")
+    wait_until(lambda: len(daemon.events("upstream-down", reason="auth-refused")) >= 2)
+    assert {c.split()[1] for c in server.heard(b"AUTH")} == {b"PLAIN"}, "accounts lock"
+    server.mend()
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
+
+
 # ---- answers about recipients ----
 
 
