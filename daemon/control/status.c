@@ -1,11 +1,14 @@
 /*
  * The verdict in one sentence, then the facts. What is worst is said first.
  */
+#include "daemon/base/when.h"
 #include "daemon/control/control_internal.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <unistd.h>
+
+#define SLOW_MS_MIN 60000
 
 struct verdict {
     const char *level; /* "ok", "attention", "trouble" */
@@ -35,6 +38,40 @@ static const struct flow_upstream_status *first_marked(const struct flow_status 
     return NULL;
 }
 
+/*
+ * The upstream with which a message has been for long: a minute, or half of what is waited for an
+ * answer. It may be slow, or silent; either way nobody shall hear that all is well.
+ */
+static const struct flow_upstream_status *
+first_slow(const struct control *c, const struct flow_status *status, uint32_t *out_index)
+{
+    for (uint32_t index = 0; index < status->upstream_count; index++) {
+        const struct flow_upstream_status *u = &status->upstreams[index];
+        uint64_t patience_ms = c->with.config->upstreams[index].reply_ms_max / 2;
+        patience_ms = patience_ms < SLOW_MS_MIN ? patience_ms : SLOW_MS_MIN;
+        if (u->oldest_sent_ms != 0 && status->now_ms > u->oldest_sent_ms + patience_ms) {
+            *out_index = index;
+            return u;
+        }
+    }
+    return NULL;
+}
+
+static void judge_slow(const struct control *c, const struct flow_status *status,
+                       const struct flow_upstream_status *slow, uint32_t index, struct verdict *v)
+{
+    uint8_t memory[64];
+    struct buf span;
+    buf_init(&span, memory, sizeof memory);
+    when_put_span(&span, status->now_ms - slow->oldest_sent_ms);
+    v->level = "attention";
+    snprintf(
+        v->sentence, sizeof v->sentence,
+        "A message has been on its way to %s for %.*s: the upstream, or the line to it, is slow.",
+        c->with.config->upstreams[index].name, (int)span.len, (const char *)memory);
+    v->hint = "tasukictl test; a large message over a slow line just needs its time.";
+}
+
 static void judge(const struct control *c, const struct flow_status *status, struct verdict *v)
 {
     uint64_t queued = status->count_by_state[MESSAGE_QUEUED];
@@ -42,6 +79,8 @@ static void judge(const struct control *c, const struct flow_status *status, str
     uint64_t held = status->count_by_state[MESSAGE_HELD];
     uint32_t index = 0;
     const struct flow_upstream_status *marked = first_marked(status, &index);
+    uint32_t slow_index = 0;
+    const struct flow_upstream_status *slow = first_slow(c, status, &slow_index);
     v->hint = "";
     if (status->store_failed) {
         v->level = "trouble";
@@ -60,6 +99,8 @@ static void judge(const struct control *c, const struct flow_status *status, str
         snprintf(v->sentence, sizeof v->sentence,
                  "The queue is full: devices are told to try again later.");
         v->hint = "See what fills it: tasukictl queue; or raise queue-max.";
+    } else if (slow != NULL) {
+        judge_slow(c, status, slow, slow_index, v);
     } else if (failed > 0) {
         v->level = "attention";
         snprintf(v->sentence, sizeof v->sentence,

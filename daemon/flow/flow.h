@@ -185,6 +185,7 @@ struct flow_upstream_status {
     uint32_t connections;                  /* open now */
     uint32_t busy;                         /* with a job */
     uint64_t delivered, deferred, refused; /* recipients, since start */
+    uint64_t oldest_sent_ms; /* when the job that is longest with a connection was given; 0: none */
     uint64_t last_delivery_ms;             /* 0: none since start */
     char peer[64], tls[64], mechanism[32]; /* of the newest connection that came up */
 };

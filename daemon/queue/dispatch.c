@@ -389,6 +389,13 @@ static void fill_upstream(const struct queue_upstream *u, struct flow_upstream_s
     out->connections = u->sched.connections - u->sched.opening;
     for (uint32_t index = 0; index < u->link_count; index++) {
         out->busy += u->links[index].out > 0;
+        for (size_t job = 0; job < QUEUE_JOBS_PER_LINK; job++) {
+            const struct queue_job *j = &u->links[index].jobs[job];
+            bool older = out->oldest_sent_ms == 0 || j->job.sent_ms < out->oldest_sent_ms;
+            if (j->state == QUEUE_JOB_OUT && older) {
+                out->oldest_sent_ms = j->job.sent_ms;
+            }
+        }
     }
 }
 

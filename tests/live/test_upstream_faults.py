@@ -238,6 +238,18 @@ def test_a_refused_password_is_not_sent_a_second_time(certificates, tasuki, scri
     assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
 
 
+def test_a_silent_upstream_is_not_called_well(tasuki, scripted_upstream):
+    server = scripted_upstream()
+    server.faults = {"dot": "stall"}
+    daemon = tasuki(plain_section(server.port, reply_timeout="4s"))
+    daemon.send(to="a@example.test")
+    verdict = wait_until(lambda: daemon.status()["verdict"]["level"] == "attention" and
+                         daemon.status()["verdict"], what=daemon.log)
+    assert verdict["sentence"].startswith("A message has been on its way to main for ")
+    server.mend()
+    wait_until(lambda: daemon.status()["verdict"]["level"] == "ok", timeout=30, what=daemon.log)
+
+
 # ---- answers about recipients ----
 
 
