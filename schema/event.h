@@ -3,6 +3,7 @@
 #define TASUKI_SCHEMA_EVENT_H
 
 #include "daemon/base/log.h"
+#include "schema/msg_id.h"
 
 enum event {
 #define X(name, word, level, fields, when) EVENT_##name,
@@ -12,5 +13,8 @@ enum event {
 };
 
 void event_begin(struct log_line *line, const struct log *log, enum event event);
+
+/* The field id of an event about one message. */
+void event_put_id(struct log_line *line, const struct msg_id *id);
 
 #endif

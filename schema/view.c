@@ -58,13 +58,13 @@ static void put_answer(struct json *j, const struct record_recipient *recipient)
     json_put_text(j, "text", recipient->text);
 }
 
-static void put_id(struct json *j, const struct msg_id *id)
+void view_put_id(struct json *j, const char *key, const struct msg_id *id)
 {
     uint8_t memory[MSG_ID_TEXT_BYTES];
     struct buf text;
     buf_init(&text, memory, sizeof memory);
     msg_id_put_text(&text, id);
-    json_put_text(j, "id", buf_slice(&text));
+    json_put_text(j, key, buf_slice(&text));
 }
 
 static void put_to(struct json *j, struct slice recipients)
@@ -82,7 +82,7 @@ static void put_row_members(struct json *j, const struct msg_id *id,
                             const struct record_envelope *envelope,
                             const struct record_state *state, bool sending)
 {
-    put_id(j, id);
+    view_put_id(j, "id", id);
     json_put_str(j, "state", sending ? "sending" : message_state_word(state->state));
     json_put_text(j, "from", envelope->sender);
     put_to(j, envelope->recipients);

@@ -25,6 +25,9 @@
      VIEW_RECIPIENTS_SHOW_MAX *                                                                    \
          (VIEW_TEXT_FACTOR * SMTP_PATH_BYTES_MAX + VIEW_ANSWER_BYTES_MAX + 64))
 
+/* An id as its 16 characters; key as in json.h. */
+void view_put_id(struct json *j, const char *key, const struct msg_id *id);
+
 /* Puts one object into the array or at the top of j. sending: it is leased right now, shown as
  * state "sending". */
 void view_put_row(struct json *j, const struct msg_id *id, const struct record_envelope *envelope,

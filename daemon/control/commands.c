@@ -92,12 +92,8 @@ static bool list_row(void *ctx, const struct msg_id *id, struct slice envelope, 
 
 static void put_cursor(struct json *j, bool more, const struct msg_id *next)
 {
-    uint8_t text[MSG_ID_TEXT_BYTES];
-    struct buf cursor;
-    buf_init(&cursor, text, sizeof text);
-    msg_id_put_text(&cursor, next);
     if (more) {
-        json_put_text(j, "cursor", buf_slice(&cursor));
+        view_put_id(j, "cursor", next);
     } else {
         json_put_null(j, "cursor");
     }

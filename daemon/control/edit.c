@@ -11,15 +11,6 @@
 #define SKIPPED_BYTES_MAX 65536
 #define IDS_SHOWN_MAX     1000
 
-static void put_id_text(struct json *j, const char *key, const struct msg_id *id)
-{
-    uint8_t text[MSG_ID_TEXT_BYTES];
-    struct buf to;
-    buf_init(&to, text, sizeof text);
-    msg_id_put_text(&to, id);
-    json_put_text(j, key, buf_slice(&to));
-}
-
 /* ---- which messages ---- */
 
 struct search {
@@ -169,7 +160,7 @@ static void finish(struct connection *n)
     json_close_array(j);
     json_open_array(j, "ids");
     for (size_t index = 0; index < shown; index++) {
-        put_id_text(j, NULL, &e->ids[index]);
+        view_put_id(j, NULL, &e->ids[index]);
     }
     json_close_array(j);
     answer_finish(n);
@@ -207,7 +198,7 @@ static void note_skipped(struct control_edit *e, const struct msg_id *id, enum e
     }
     json_init(&j, &e->skipped);
     json_open_object(&j, NULL);
-    put_id_text(&j, "id", id);
+    view_put_id(&j, "id", id);
     json_put_str(&j, "why", why_skipped(err));
     json_close_object(&j);
     if (e->skipped.overflow) {

@@ -17,13 +17,9 @@
 static void log_trouble(const struct session *s, enum event event, const struct msg_id *id,
                         const char *problem)
 {
-    uint8_t id_text[MSG_ID_TEXT_BYTES];
-    struct buf text;
-    buf_init(&text, id_text, sizeof id_text);
-    msg_id_put_text(&text, id);
     struct log_line line;
     event_begin(&line, s->d->with.log, event);
-    log_put_text(&line, "id", buf_slice(&text));
+    event_put_id(&line, id);
     log_put_text(&line, "problem", slice_from_str(problem));
     log_end(&line);
 }
@@ -55,14 +51,10 @@ static void log_result(const struct session *s, const struct flow_result *result
     if (action != OUTCOME_ACTION_DONE && action != OUTCOME_ACTION_REPORT) {
         return; /* the queue thread says when it is tried again */
     }
-    uint8_t id_text[MSG_ID_TEXT_BYTES];
-    struct buf id;
-    buf_init(&id, id_text, sizeof id_text);
-    msg_id_put_text(&id, &s->now.job->id);
     struct log_line line;
     event_begin(&line, s->d->with.log,
                 action == OUTCOME_ACTION_DONE ? EVENT_DELIVERED : EVENT_FAILED);
-    log_put_text(&line, "id", buf_slice(&id));
+    event_put_id(&line, &s->now.job->id);
     log_put_word(&line, "upstream", s->up->name);
     log_put_word(&line, "reason", outcome_row(result->outcome)->word);
     log_put_u64(&line, "code", result->code);

@@ -319,17 +319,13 @@ static void intake_step(struct client *s)
 
 static void log_accepted(struct client *s)
 {
-    uint8_t id_text[MSG_ID_TEXT_BYTES];
-    struct buf id;
-    buf_init(&id, id_text, sizeof id_text);
-    put_id(&id, s);
     struct slice parts = buf_slice(&s->envelope);
     struct slice recipients = slice_tail(parts, s->sender_len);
     struct slice first = slice_of(NULL, 0);
     (void)!record_recipient_next(&recipients, &first);
     struct log_line line;
     event_begin(&line, s->in->with.log, EVENT_ACCEPTED);
-    log_put_text(&line, "id", buf_slice(&id));
+    event_put_id(&line, &s->id);
     log_put_word(&line, "client", s->client);
     log_put_u64(&line, "bytes", s->body_bytes);
     log_put_u64(&line, "recipients", s->recipient_count);

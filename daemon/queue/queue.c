@@ -299,13 +299,9 @@ static void settle_later(struct queue *q, struct flow_msg *msg)
 
 static void log_damaged(struct queue *q, const struct msg_id *about)
 {
-    uint8_t id_text[MSG_ID_TEXT_BYTES];
-    struct buf id;
-    buf_init(&id, id_text, sizeof id_text);
-    msg_id_put_text(&id, about);
     struct log_line line;
     event_begin(&line, q->with.log, EVENT_STORE_DAMAGED);
-    log_put_text(&line, "id", buf_slice(&id));
+    event_put_id(&line, about);
     log_put_text(&line, "problem", SLICE("its outcome cannot be recorded"));
     log_end(&line);
 }

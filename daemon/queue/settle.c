@@ -146,13 +146,9 @@ static void log_settled(struct queue *q, const struct queue_upstream *u, const s
                         const struct flow_result *result, enum event event, enum outcome outcome,
                         uint64_t next_ms)
 {
-    uint8_t id_text[MSG_ID_TEXT_BYTES];
-    struct buf id;
-    buf_init(&id, id_text, sizeof id_text);
-    msg_id_put_text(&id, &job->id);
     struct log_line line;
     event_begin(&line, q->with.log, event);
-    log_put_text(&line, "id", buf_slice(&id));
+    event_put_id(&line, &job->id);
     log_put_word(&line, "upstream", u->config->name);
     log_put_word(&line, "reason", outcome_row(outcome)->word);
     log_put_u64(&line, "code", result->code);
