@@ -11,7 +11,9 @@
 #define SECONDS 1000u
 #define MINUTES (60u * SECONDS)
 
-#define EDIT_OPTIONS (CTL_OPTION_DRY_RUN | CTL_OPTION_YES)
+#define HOURS (60u * MINUTES)
+
+#define EDIT_OPTIONS (CTL_OPTION_DRY_RUN | CTL_OPTION_YES | CTL_OPTION_REASON)
 #define EDIT_ARGS    "ID... | FILTER..."
 #define EDIT_DETAILS                                                                               \
     "Names messages by id (any unique prefix will do) or by a filter, never both. A filter, or "   \
@@ -19,9 +21,10 @@
     "what would be done and changes nothing."
 #define FILTER_DETAILS                                                                             \
     "A filter is words that must all hold: from:TEXT to:TEXT subject:TEXT client:TEXT "            \
-    "upstream:NAME device:NAME state:queued|held|failed reason:WORD id:PREFIX older:SPAN "         \
-    "newer:SPAN larger:SIZE smaller:SIZE, or a bare word that stands in from, to, subject or id. " \
-    "A leading - negates a word."
+    "upstream:NAME device:NAME state:WORD reason:WORD id:PREFIX older:SPAN newer:SPAN "            \
+    "larger:SIZE smaller:SIZE, or a bare word that stands in from, to, subject or id. A leading "  \
+    "- negates a word. States: queued (all that waits; deferred and in-doubt are parts of it), "   \
+    "sending, held, failed, trashed."
 
 const struct ctl_command ctl_commands[] = {
     {"status", "", "is all well? the queue, the upstreams, what to do (the default)",
@@ -29,23 +32,50 @@ const struct ctl_command ctl_commands[] = {
      "something needs you.",
      0, 0, 0, 30 * SECONDS, ctl_status_run},
     {"queue", "[FILTER...]", "list the messages in the queue, oldest first",
-     FILTER_DETAILS " While the daemon is down the queue is read from disk.", CTL_OPTION_LIMIT, 0,
-     1000, 30 * SECONDS, ctl_queue_run},
-    {"show", "ID", "tell all about one message",
-     "Any unique prefix of the id will do. While the daemon is down the queue is read from disk.",
-     0, 1, 1, 30 * SECONDS, ctl_show_run},
+     FILTER_DETAILS
+     " What was deleted is listed only with state:trashed. --by reason, device or "
+     "upstream counts all messages instead, without looking at each. While the daemon "
+     "is down the queue is read from disk.",
+     CTL_OPTION_LIMIT | CTL_OPTION_BY, 0, 1000, 30 * SECONDS, ctl_queue_run},
+    {"show", "ID", "tell all about one message, waiting or gone",
+     "Any unique prefix of the id will do. Looks in the queue, then in the history. --transcript "
+     "prints the dialogue of the last attempts, with secrets masked. While the daemon is down "
+     "both are read from disk.",
+     CTL_OPTION_TRANSCRIPT, 1, 1, 30 * SECONDS, ctl_show_run},
+    {"why", "ID", "say in plain words why a message waits, or what became of it",
+     "Any unique prefix of the id will do.", 0, 1, 1, 30 * SECONDS, ctl_why_run},
+    {"history", "[FILTER...]", "list the messages that have left, newest first",
+     "The filter is that of queue, and end:delivered|reported|deleted|discarded. How long it is "
+     "remembered: keep-history and history-max in the configuration.",
+     CTL_OPTION_LIMIT, 0, 1000, 30 * SECONDS, ctl_history_run},
     {"retry", EDIT_ARGS, "try messages again now", EDIT_DETAILS, EDIT_OPTIONS, 1, 100000,
      5 * MINUTES, ctl_edit_run},
     {"hold", EDIT_ARGS, "keep messages until they are released", EDIT_DETAILS, EDIT_OPTIONS, 1,
      100000, 5 * MINUTES, ctl_edit_run},
     {"release", EDIT_ARGS, "let held messages go", EDIT_DETAILS, EDIT_OPTIONS, 1, 100000,
      5 * MINUTES, ctl_edit_run},
-    {"delete", EDIT_ARGS, "remove messages from the queue for good", EDIT_DETAILS, EDIT_OPTIONS, 1,
-     100000, 5 * MINUTES, ctl_edit_run},
+    {"delete", EDIT_ARGS, "move messages to the trash, or out of it for good",
+     EDIT_DETAILS " What was deleted can be brought back for keep-deleted (a day): undelete. "
+                  "Deleting it again, with state:trashed or by id, is for good.",
+     EDIT_OPTIONS, 1, 100000, 5 * MINUTES, ctl_edit_run},
+    {"undelete", EDIT_ARGS, "bring deleted messages back",
+     EDIT_DETAILS " Messages that had failed come back held: retry or release them.", EDIT_OPTIONS,
+     1, 100000, 5 * MINUTES, ctl_edit_run},
+    {"bounce", EDIT_ARGS, "give messages up now and tell their senders", EDIT_DETAILS, EDIT_OPTIONS,
+     1, 100000, 5 * MINUTES, ctl_edit_run},
     {"test", "[UPSTREAM]", "talk to an upstream now and show the dialogue",
      "Connects, asks for TLS and logs in as mail would; with --to a short message is sent as "
      "well. Prints the dialogue, the step that failed, its likely cause and what to do.",
      CTL_OPTION_TO | CTL_OPTION_FROM, 0, 1, 15 * MINUTES, ctl_test_run},
+    {"backup", "FILE", "copy the queue, while mail goes on, and verify the copy",
+     "Needs to read the queue's directory (state in the configuration): as root, or as the user "
+     "of the daemon. The copy is one compact file; to go back to it, stop the daemon and put it "
+     "in the place of STATE/data.mdb.",
+     0, 1, 1, 0, ctl_backup_run},
+    {"compact", "", "give the disk back what the queue's file does not need",
+     "Rewrites the file without its free pages. Taking mail and handing it on wait meanwhile: "
+     "about a second for each hundred megabytes of mail.",
+     0, 0, 0, 1 * HOURS, ctl_compact_run},
     {"config check", "[FILE]", "judge the configuration, with or without a daemon",
      "Says what tasukid would say about the file, and changes nothing.", 0, 0, 1, 0,
      ctl_config_check_run},

@@ -58,7 +58,8 @@ struct ctl_args {
     const struct ctl_command *command;
     const char *config_file; /* NULL: not given */
     const char *socket;      /* likewise */
-    const char *to, *from;
+    const char *to, *from, *by, *reason;
+    bool transcript;
     bool json, dry_run, yes, help, version;
     uint64_t timeout_ms; /* 0: not given */
     uint64_t limit;      /* 0: not given */
@@ -92,7 +93,10 @@ enum ctl_option {
     CTL_OPTION_DRY_RUN = 2,
     CTL_OPTION_YES = 4,
     CTL_OPTION_TO = 8,
-    CTL_OPTION_FROM = 16
+    CTL_OPTION_FROM = 16,
+    CTL_OPTION_BY = 32,
+    CTL_OPTION_TRANSCRIPT = 64,
+    CTL_OPTION_REASON = 128
 };
 
 struct ctl_command {
@@ -249,8 +253,15 @@ void ctl_offline_close(struct ctl_offline **o);
  * freed. */
 MUST_CHECK json_t *ctl_offline_queue(struct ctl_offline *o, const char *filter, size_t limit,
                                      json_t *cursor, struct ctl_problem *problem);
-MUST_CHECK json_t *ctl_offline_show(struct ctl_offline *o, const char *prefix,
-                                    struct ctl_problem *problem);
+/* The same of `history`. */
+MUST_CHECK json_t *ctl_offline_history(struct ctl_offline *o, const char *filter, size_t limit,
+                                       json_t *cursor, struct ctl_problem *problem);
+/* The results of `show`, `why` and `transcript`: in the queue, or else in the history. */
+MUST_CHECK json_t *ctl_offline_message(struct ctl_offline *o, enum command command,
+                                       const char *prefix, struct ctl_problem *problem);
+/* The result of `counts`. */
+MUST_CHECK json_t *ctl_offline_counts_by(struct ctl_offline *o, const char *by,
+                                         struct ctl_problem *problem);
 /* The "queue" member of `status`, as far as the disk knows it. */
 MUST_CHECK json_t *ctl_offline_counts(struct ctl_offline *o);
 
@@ -261,8 +272,12 @@ enum ctl_colour ctl_queue_state_colour(struct slice state);
 
 ctl_command_fn ctl_status_run;
 ctl_command_fn ctl_queue_run;
+ctl_command_fn ctl_history_run;
 ctl_command_fn ctl_show_run;
-ctl_command_fn ctl_edit_run; /* retry, hold, release, delete */
+ctl_command_fn ctl_why_run;
+ctl_command_fn ctl_edit_run; /* retry, hold, release, delete, undelete, bounce */
+ctl_command_fn ctl_backup_run;
+ctl_command_fn ctl_compact_run;
 ctl_command_fn ctl_test_run;
 ctl_command_fn ctl_metrics_run;
 ctl_command_fn ctl_config_check_run;

@@ -1,5 +1,5 @@
 /*
- * retry, hold, release, delete: one shape, four words.
+ * retry, hold, release, delete, undelete, bounce: one shape, six words.
  *
  * Many ids go in several requests, each of which fits. What a person was asked about is what is
  * done: delete by filter is carried out on the ids that were counted, since mail may have arrived
@@ -29,6 +29,8 @@ static const struct verb verbs[] = {
     {COMMAND_HOLD, "Hold", "would be held", "are held", "is held", false},
     {COMMAND_RELEASE, "Release", "would be released", "are released", "is released", false},
     {COMMAND_DELETE, "Delete", "would be deleted", "are deleted", "is deleted", true},
+    {COMMAND_UNDELETE, "Undelete", "would be brought back", "are back", "is back", false},
+    {COMMAND_BOUNCE, "Give up", "would be given up", "are given up", "is given up", true},
 };
 
 struct edit {
@@ -117,6 +119,9 @@ static json_t *perform(struct edit *e, bool dry_run, struct ctl_problem *problem
     size_t from = 0;
     do {
         json_t *args = json_pack("{s:b}", "dry_run", dry_run);
+        if (e->c->args.reason != NULL) {
+            json_object_set_new(args, "reason", ctl_json_words(e->c->args.reason));
+        }
         if (e->ids != NULL) {
             json_object_set_new(args, "ids", slice_of_ids(e->ids, from));
         } else {

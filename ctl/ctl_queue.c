@@ -1,6 +1,7 @@
 /*
- * queue: pages of rows, from the daemon or from disk, printed as they come. One connection a page:
- * whoever reads our output may take all day, and the daemon shall not wait for that.
+ * queue and history: pages of rows, from the daemon or from disk, printed as they come. One
+ * connection a page: whoever reads our output may take all day, and the daemon shall not wait for
+ * that.
  */
 #include "ctl/ctl.h"
 
@@ -10,6 +11,7 @@
 
 struct pages {
     struct ctl *c;
+    bool history;                /* of what has left; else of what waits */
     struct ctl_offline *offline; /* owned; NULL: the daemon answers */
     char *filter;                /* owned */
     json_t *cursor;              /* owned; NULL: from the beginning */
@@ -33,7 +35,8 @@ static json_t *ask(struct pages *p, struct ctl_problem *problem)
     if (p->cursor != NULL) {
         json_object_set(args, "cursor", p->cursor);
     }
-    json_t *result = ctl_client_call(p->c, COMMAND_QUEUE, args, NULL, problem);
+    json_t *result =
+        ctl_client_call(p->c, p->history ? COMMAND_HISTORY : COMMAND_QUEUE, args, NULL, problem);
     ctl_client_close(p->c);
     return result;
 }
@@ -47,7 +50,8 @@ static json_t *next_page(struct pages *p, struct ctl_problem *problem)
         p->offline = ctl_offline_open(p->c, &why, true, problem);
     }
     if (result == NULL && p->offline != NULL) {
-        result = ctl_offline_queue(p->offline, p->filter, page_rows(p), p->cursor, problem);
+        result = (p->history ? ctl_offline_history : ctl_offline_queue)(
+            p->offline, p->filter, page_rows(p), p->cursor, problem);
     }
     if (result == NULL) {
         return NULL;
@@ -76,13 +80,20 @@ static const struct ctl_column columns[] = {
     {"REASON", 0.2, false, 0}, {"SUBJECT", 0.3, false, 130},
 };
 
+static const struct ctl_column history_columns[] = {
+    {"ID", 0, false, 0},       {"LEFT", 0, true, 0},         {"SIZE", 0, true, 100},
+    {"END", 0, false, 0},      {"FROM", 0.3, false, 0},      {"TO", 0.3, false, 0},
+    {"REASON", 0.2, false, 0}, {"SUBJECT", 0.3, false, 130},
+};
+
 enum ctl_colour ctl_queue_state_colour(struct slice state)
 {
     static const struct {
         const char *word;
         enum ctl_colour colour;
-    } rows[] = {
-        {"failed", CTL_BAD}, {"held", CTL_WARN}, {"sending", CTL_GOOD}, {"delivered", CTL_GOOD}};
+    } rows[] = {{"failed", CTL_BAD},     {"held", CTL_WARN},      {"sending", CTL_GOOD},
+                {"in-doubt", CTL_WARN},  {"delivered", CTL_GOOD}, {"reported", CTL_BAD},
+                {"discarded", CTL_WARN}, {"deleted", CTL_WARN}};
     for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
         if (slice_equal(state, slice_from_str(rows[index].word))) {
             return rows[index].colour;
@@ -96,14 +107,15 @@ static void put_cell_text(struct ctl_table *t, struct slice text)
     ctl_table_cell(t, text.len > 0 ? text : SLICE("-"), CTL_PLAIN);
 }
 
-/* "queued" says less than when it goes on. */
+/* "queued" and "deferred" say less than when it goes on. */
 static void put_state(struct ctl_table *t, const json_t *row, uint64_t now_ms)
 {
     struct slice state = ctl_json_text(row, "state");
     char text[CTL_SHORT_TEXT_BYTES];
     struct buf b;
     buf_init(&b, text, sizeof text);
-    if (slice_equal(state, SLICE("queued")) && ctl_json_u64(row, "due_ms") > now_ms) {
+    bool waits = slice_equal(state, SLICE("queued")) || slice_equal(state, SLICE("deferred"));
+    if (waits && ctl_json_u64(row, "due_ms") > now_ms) {
         ctl_put_relative(&b, ctl_json_u64(row, "due_ms"), now_ms, true);
         state = buf_slice(&b);
     }
@@ -130,22 +142,27 @@ static void put_recipients(struct ctl_table *t, const json_t *row)
     free(memory);
 }
 
-static void put_row(struct ctl_table *t, const json_t *row, uint64_t now_ms)
+static void put_row(struct ctl_table *t, const json_t *row, uint64_t now_ms, bool history)
 {
     char text[CTL_SHORT_TEXT_BYTES];
     struct buf b;
     struct slice from = ctl_json_text(row, "from");
     struct slice reason = ctl_json_text(row, "reason");
-    uint64_t arrived_ms = ctl_json_u64(row, "arrived_ms");
+    uint64_t since_ms = ctl_json_u64(row, history ? "left_ms" : "arrived_ms");
     ctl_table_line(t);
     put_cell_text(t, ctl_json_text(row, "id"));
     buf_init(&b, text, sizeof text);
-    ctl_put_age(&b, arrived_ms < now_ms ? now_ms - arrived_ms : 0);
+    ctl_put_age(&b, since_ms < now_ms ? now_ms - since_ms : 0);
     ctl_table_cell(t, buf_slice(&b), CTL_PLAIN);
     buf_init(&b, text, sizeof text);
     ctl_put_size(&b, ctl_json_u64(row, "bytes"));
     ctl_table_cell(t, buf_slice(&b), CTL_PLAIN);
-    put_state(t, row, now_ms);
+    if (history) {
+        struct slice how = ctl_json_text(row, "end");
+        ctl_table_cell(t, how, ctl_queue_state_colour(how));
+    } else {
+        put_state(t, row, now_ms);
+    }
     ctl_table_cell(t, from.len > 0 ? from : SLICE("<>"), CTL_PLAIN);
     put_recipients(t, row);
     put_cell_text(t, slice_equal(reason, SLICE("none")) ? SLICE("-") : reason);
@@ -158,7 +175,8 @@ static void print_page(struct pages *p, json_t *messages)
     uint64_t now_ms = ctl_now_ms();
     struct ctl_table *t = NULL;
     if (!c->args.json) {
-        t = ctl_table_new(c, columns, sizeof columns / sizeof columns[0], p->printed == 0);
+        t = ctl_table_new(c, p->history ? history_columns : columns,
+                          sizeof columns / sizeof columns[0], p->printed == 0);
     }
     size_t index;
     json_t *row;
@@ -168,7 +186,7 @@ static void print_page(struct pages *p, json_t *messages)
             break;
         }
         if (t != NULL) {
-            put_row(t, row, now_ms);
+            put_row(t, row, now_ms, p->history);
         } else {
             json_t *line = ctl_json_with_schema(row);
             ctl_say_json(line);
@@ -187,16 +205,19 @@ static void print_end(const struct pages *p)
         return;
     }
     if (p->printed == 0) {
-        puts(p->filter[0] == '\0' ? "The queue is empty." : "No message matches.");
+        puts(p->filter[0] != '\0' ? "No message matches."
+             : p->history         ? "The history is empty."
+                                  : "The queue is empty.");
     } else if (c->terminal && !p->at_end) {
-        printf("There are more; tasukictl queue --limit N shows N.\n");
+        printf("There are more; tasukictl %s --limit N shows N.\n",
+               p->history ? "history" : "queue");
     }
 }
 
-enum ctl_exit ctl_queue_run(struct ctl *c)
+static enum ctl_exit list(struct ctl *c, bool history)
 {
     struct ctl_problem problem = {0};
-    struct pages p = {.c = c, .filter = ctl_args_filter(&c->args, &problem)};
+    struct pages p = {.c = c, .history = history, .filter = ctl_args_filter(&c->args, &problem)};
     if (p.filter == NULL) {
         return ctl_say_problem(c, &problem);
     }
@@ -217,4 +238,86 @@ enum ctl_exit ctl_queue_run(struct ctl *c)
     json_decref(p.cursor);
     free(p.filter);
     return code;
+}
+
+enum ctl_exit ctl_history_run(struct ctl *c)
+{
+    return list(c, true);
+}
+
+/* ---- counts ---- */
+
+static void print_counts(const struct ctl *c, const char *by, const json_t *rows)
+{
+    static const struct ctl_column count_columns[] = {
+        {"NAME", 0.4, false, 0}, {"QUEUED", 0, true, 0},  {"HELD", 0, true, 0},
+        {"FAILED", 0, true, 0},  {"TRASHED", 0, true, 0}, {"MEANING", 0.5, false, 70},
+    };
+    static const char *const numbers[] = {"queued", "held", "failed", "trashed"};
+    if (json_array_size(rows) == 0) {
+        puts("The queue is empty.");
+        return;
+    }
+    struct ctl_table *t = ctl_table_new(c, count_columns, strcmp(by, "reason") == 0 ? 6 : 5, true);
+    size_t index;
+    json_t *row;
+    json_array_foreach(rows, index, row)
+    {
+        ctl_table_line(t);
+        put_cell_text(t, ctl_json_text(row, "name"));
+        for (size_t number = 0; number < sizeof numbers / sizeof numbers[0]; number++) {
+            char text[CTL_SHORT_TEXT_BYTES];
+            struct buf b;
+            buf_init(&b, text, sizeof text);
+            buf_put_u64(&b, ctl_json_u64(row, numbers[number]));
+            ctl_table_cell(t, buf_slice(&b), CTL_PLAIN);
+        }
+        if (strcmp(by, "reason") == 0) {
+            put_cell_text(t, ctl_json_text(row, "sentence"));
+        }
+    }
+    ctl_table_end(&t);
+}
+
+static json_t *ask_counts(struct ctl *c, struct ctl_problem *problem)
+{
+    json_t *args = json_pack("{s:o,s:i}", "by", ctl_json_words(c->args.by), "limit",
+                             (int)WIRE_QUEUE_LIMIT_MAX);
+    json_t *result = ctl_client_call(c, COMMAND_COUNTS, args, NULL, problem);
+    if (result == NULL && problem->daemon_down) {
+        struct ctl_problem why = *problem;
+        struct ctl_offline *offline = ctl_offline_open(c, &why, true, problem);
+        if (offline != NULL) {
+            result = ctl_offline_counts_by(offline, c->args.by, problem);
+            ctl_offline_close(&offline);
+        }
+    }
+    return result;
+}
+
+static enum ctl_exit counts(struct ctl *c)
+{
+    struct ctl_problem problem = {0};
+    if (c->args.word_count > 0 || c->args.limit != 0) {
+        ctl_problem_set(&problem, CTL_EXIT_USAGE, "usage",
+                        "--by counts all messages: it takes neither a filter nor --limit");
+        ctl_problem_hint(&problem, "tasukictl queue --by %.32s", c->args.by);
+        return ctl_say_problem(c, &problem);
+    }
+    json_t *result = ask_counts(c, &problem);
+    if (result == NULL) {
+        return ctl_say_problem(c, &problem);
+    }
+    if (c->args.json) {
+        ctl_say_json(result);
+    } else {
+        print_counts(c, c->args.by, json_object_get(result, "rows"));
+    }
+    json_decref(result);
+    return CTL_EXIT_OK;
+}
+
+enum ctl_exit ctl_queue_run(struct ctl *c)
+{
+    return c->args.by != NULL ? counts(c) : list(c, false);
 }

@@ -271,6 +271,7 @@ static int open_store(struct program *p)
     struct store_config config = {
         .directory = p->config->state,
         .queue_bytes_max = p->config->queue_max,
+        .history_bytes_max = p->config->history_max,
         .readers_max = WORKERS_MAX + 8,
     };
     if (store_open(&p->store, &config, &p->report) != ERR_OK) {
@@ -288,6 +289,11 @@ static int open_store(struct program *p)
     log_put_u64(&line, "readers", p->report.readers_cleared);
     log_put_text(&line, "path", slice_from_str(p->config->state));
     log_end(&line);
+    if (p->report.upgraded > 0) {
+        event_begin(&line, logger_log(p->logger), EVENT_STORE_UPGRADED);
+        log_put_u64(&line, "messages", p->report.upgraded);
+        log_end(&line);
+    }
     if (store_reader_new(&p->store_reader, p->store) != ERR_OK) {
         return complain("the queue", "out of memory", EX_OSERR);
     }
@@ -312,6 +318,23 @@ static enum err read_rows(void *reader, const struct msg_id *from, size_t max, f
 {
     struct row_adapter adapter = {.fn = fn, .ctx = ctx};
     return store_read_rows(reader, from, max, adapt_row, &adapter, out_next);
+}
+
+static enum err read_history_rows(void *reader, const struct msg_id *from, size_t max,
+                                  flow_history_fn *fn, void *ctx, struct msg_id *out_next)
+{
+    return store_read_history_rows(reader, from, max, fn, ctx, out_next);
+}
+
+static enum err read_counts(void *reader, enum flow_count_kind kind, struct slice after,
+                            size_t max, flow_count_fn *fn, void *ctx)
+{
+    static const enum store_count_kind kinds[] = {
+        [FLOW_COUNT_UPSTREAM] = STORE_COUNT_UPSTREAM,
+        [FLOW_COUNT_DEVICE] = STORE_COUNT_DEVICE,
+        [FLOW_COUNT_REASON] = STORE_COUNT_REASON,
+    };
+    return store_read_counts(reader, kinds[kind], after, max, fn, ctx);
 }
 
 /* ---- main's loop ---- */
@@ -354,6 +377,7 @@ static void take(struct program *p, struct flow_msg *msg)
     switch ((enum flow_kind)msg->kind) {
     case FLOW_EDIT:
     case FLOW_INSPECT:
+    case FLOW_COMPACT:
     case FLOW_PROBE:
         control_message_back(p->control, msg);
         return;
@@ -474,6 +498,7 @@ static int start_threads(struct program *p)
         .store = p->store,
         .log = shared->log,
         .metrics = &p->queue_metrics,
+        .ids = &p->shared.ids,
         .workers = p->boxes,
         .worker_count = p->worker_count,
         .main = &p->mailbox,
@@ -503,6 +528,8 @@ static int start_control(struct program *p)
         .queue = queue_mailbox(p->queue),
         .reader = &p->reader,
         .rows = read_rows,
+        .history_rows = read_history_rows,
+        .counts = read_counts,
         .log = p->shared.log,
         .metrics = p->metrics,
         .metrics_count = p->worker_count + 1,
@@ -620,15 +647,95 @@ static int run(struct program *p)
     return failed ? EX_IOERR : 0;
 }
 
+/* ---- --check-store ---- */
+
+static void print_finding(void *ctx, const char *finding)
+{
+    bool *drawn = ctx;
+    if (*drawn) {
+        fputs("\r\033[K", stderr); /* what progress left on the line */
+        *drawn = false;
+    }
+    printf("%s\n", finding);
+    fflush(stdout);
+}
+
+/* Percent, to a terminal only. */
+static bool print_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    static uint64_t last = UINT64_MAX;
+    bool *drawn = ctx;
+    uint64_t percent = total == 0 ? 100 : done * 100 / total;
+    if (percent != last && isatty(STDERR_FILENO)) {
+        fprintf(stderr, "\r%llu %%\033[K", (unsigned long long)percent);
+        *drawn = true;
+        last = percent;
+    }
+    return true;
+}
+
+/* 1234567 as "1,234,567". */
+static const char *grouped(uint64_t number, char to[32])
+{
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)number);
+    size_t at = 0;
+    for (int index = 0; index < len; index++) {
+        if (index > 0 && (len - index) % 3 == 0) {
+            to[at++] = ',';
+        }
+        to[at++] = digits[index];
+    }
+    to[at] = '\0';
+    return to;
+}
+
+/* Findings are the product and go to standard output. 0: sound; 1: not, or it could not be seen. */
+static int check_store(const struct config *config)
+{
+    struct sigaction bus = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
+    struct store_check check;
+    struct store_report report;
+    char text[3][32];
+    bool drawn = false;
+    sigaction(SIGBUS, &bus, NULL);
+    enum err err = store_check(config->state, print_finding, &drawn, print_progress, &drawn, &check,
+                               &report);
+    if (drawn) {
+        fputs("\r\033[K", stderr);
+    }
+    if (err == ERR_OK) {
+        printf("sound: %s %s, %s in the history, %s pages\n", grouped(check.messages, text[0]),
+               check.messages == 1 ? "message" : "messages", grouped(check.history, text[1]),
+               grouped(check.pages, text[2]));
+        if (report.problem[0] != '\0') {
+            printf("note: %s\n", report.problem);
+        }
+        return 0;
+    }
+    if (check.findings > 0) {
+        printf("%s %s\n", grouped(check.findings, text[0]),
+               check.findings == 1 ? "finding" : "findings");
+    }
+    if (err != ERR_DAMAGED || check.findings == 0) {
+        fprintf(stderr, "tasukid: the check is not complete: %s\n", report.problem);
+    }
+    return EXIT_FAILURE;
+}
+
 static int usage(FILE *to, int code)
 {
-    fprintf(to, "usage: tasukid [-c FILE] [--check]\n"
+    fprintf(to, "usage: tasukid [-c FILE] [--check | --check-store]\n"
                 "\n"
                 "Takes mail on the LAN, queues it durably, relays it to the provider over "
                 "authenticated TLS.\n"
                 "\n"
                 "  -c FILE     configuration; default " DEFAULT_CONFIG "\n"
                 "  --check     judge the configuration and exit (78: something is wrong with it)\n"
+                "  --check-store\n"
+                "              judge the queue, page by page and record by record, and exit (0: "
+                "sound, 1: not);\n"
+                "              also while tasukid runs\n"
                 "  --version   say the version and exit\n"
                 "  --help      this text\n"
                 "\n"
@@ -654,6 +761,7 @@ int main(int argc, char **argv)
 {
     const char *file = DEFAULT_CONFIG;
     bool check_only = false;
+    bool check_queue = false;
     if (!standard_descriptors()) {
         return EX_OSERR;
     }
@@ -662,6 +770,8 @@ int main(int argc, char **argv)
             file = argv[++at];
         } else if (strcmp(argv[at], "--check") == 0) {
             check_only = true;
+        } else if (strcmp(argv[at], "--check-store") == 0) {
+            check_queue = true;
         } else if (strcmp(argv[at], "--version") == 0) {
             printf("tasukid %s\n", TASUKI_VERSION);
             return 0;
@@ -683,6 +793,11 @@ int main(int argc, char **argv)
         printf("%s: nothing is wrong with it\n", file);
         config_free(&program.config);
         return 0;
+    }
+    if (check_queue) {
+        int code = check_store(program.config);
+        config_free(&program.config);
+        return code;
     }
     /* Passwords pass through this process: it leaves no core file and cannot be traced by its own
      * user. */

@@ -14,9 +14,24 @@ static enum err read_body(void *reader, const struct msg_id *id, uint64_t offset
     return store_read_body(reader, id, offset, to);
 }
 
+static enum err read_trail(void *reader, const struct msg_id *id, struct buf *to)
+{
+    return store_read_trail(reader, id, to);
+}
+
+static enum err read_history(void *reader, const struct msg_id *id, struct buf *to,
+                             size_t *out_bytes_needed)
+{
+    return store_read_history(reader, id, to, out_bytes_needed);
+}
+
 struct flow_reader worker_reader(struct store_reader *reader)
 {
-    return (struct flow_reader){.reader = reader, .message = read_message, .body = read_body};
+    return (struct flow_reader){.reader = reader,
+                                .message = read_message,
+                                .body = read_body,
+                                .trail = read_trail,
+                                .history = read_history};
 }
 
 static void take(struct worker *w, struct flow_msg *msg)
@@ -57,6 +72,7 @@ static void take(struct worker *w, struct flow_msg *msg)
     case FLOW_LINK_DOWN:
     case FLOW_EDIT:
     case FLOW_INSPECT:
+    case FLOW_COMPACT:
     default:
         UNREACHABLE("a message for somebody else");
     }

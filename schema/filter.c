@@ -26,7 +26,9 @@
     X(CLIENT, "client", TEXT, "")                                                                  \
     X(UPSTREAM, "upstream", NAME, "")                                                              \
     X(DEVICE, "device", NAME, "")                                                                  \
-    X(STATE, "state", STATE, "the states are queued, held, failed")                                \
+    X(STATE, "state", STATE,                                                                       \
+      "the states are queued, sending, deferred, in-doubt, held, failed, delivered, trashed")      \
+    X(END, "end", END, "a message ends as delivered, reported, deleted or discarded")              \
     X(REASON, "reason", REASON, "reasons are words like deferred or mailbox-full")                 \
     X(ID, "id", ID, "an id has 1 to 16 digits and letters, without i, l, o and u")                 \
     X(OLDER, "older", SPAN, "write a time like 30s, 10m, 2h or 5d")                                \
@@ -45,6 +47,7 @@ enum value_kind {
     VALUE_TEXT,
     VALUE_NAME, /* may be empty, in quotes: the messages of no device */
     VALUE_STATE,
+    VALUE_END,
     VALUE_REASON,
     VALUE_ID,
     VALUE_SPAN,
@@ -67,7 +70,7 @@ static const char *const field_words[FIELD_COUNT] = {
 };
 
 static const char *const reason_words[OUTCOME_COUNT] = {
-#define X(name, word, action, sentence, hint) [OUTCOME_##name] = (word),
+#define X(name, word, action, first, longest, sentence, hint) [OUTCOME_##name] = (word),
 #include "schema/outcome.def"
 #undef X
 };
@@ -143,10 +146,20 @@ static bool quantity_parse(struct slice text, const struct unit *units, size_t u
 
 static bool state_parse(struct slice text, uint64_t *out_value)
 {
-    for (unsigned state = 0; state < MESSAGE_STATE_COUNT; state++) {
-        const char *word = message_state_word((enum message_state)state);
-        if (slice_equal_nocase(text, slice_from_str(word))) {
+    for (unsigned state = 0; state < LIFECYCLE_COUNT; state++) {
+        if (slice_equal_nocase(text, slice_from_str(lifecycle_word((enum lifecycle)state)))) {
             *out_value = state;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool end_parse(struct slice text, uint64_t *out_value)
+{
+    for (unsigned end = 0; end < RECORD_END_COUNT; end++) {
+        if (slice_equal_nocase(text, slice_from_str(record_end_word((enum record_end)end)))) {
+            *out_value = end;
             return true;
         }
     }
@@ -171,6 +184,8 @@ static bool value_parse(struct filter_term *term)
         return true;
     case VALUE_STATE:
         return state_parse(term->text, &term->number);
+    case VALUE_END:
+        return end_parse(term->text, &term->number);
     case VALUE_REASON:
         return reason_parse(term->text, &term->number);
     case VALUE_ID:
@@ -379,10 +394,55 @@ static bool id_is_within(const struct msg_id *id, const struct filter_term *term
     return msg_id_compare(&term->first, id) <= 0 && msg_id_compare(id, &term->last) <= 0;
 }
 
-static bool term_matches(const struct filter_term *term, const struct msg_id *id,
-                         const struct record_envelope *envelope, const struct record_state *state,
+static bool any_recipient_is(const struct record_message *m, enum recipient_state state)
+{
+    struct slice fates = m->state.recipients;
+    struct record_recipient recipient;
+    while (record_fate_next(&fates, &recipient)) {
+        if (recipient.state == state) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool has_state(const struct record_message *m, enum lifecycle state)
+{
+    bool queued = m->history == NULL && m->state.state == MESSAGE_QUEUED;
+    switch (state) {
+    case LIFECYCLE_QUEUED:
+        return queued;
+    case LIFECYCLE_SENDING:
+        return m->leased;
+    case LIFECYCLE_DEFERRED:
+        return queued && any_recipient_is(m, RECIPIENT_DEFERRED);
+    case LIFECYCLE_IN_DOUBT:
+        return queued && any_recipient_is(m, RECIPIENT_IN_DOUBT);
+    case LIFECYCLE_HELD:
+        return m->history == NULL && m->state.state == MESSAGE_HELD;
+    case LIFECYCLE_DELIVERED:
+        return any_recipient_is(m, RECIPIENT_DELIVERED);
+    case LIFECYCLE_FAILED:
+        return m->history != NULL ? any_recipient_is(m, RECIPIENT_FAILED)
+                                  : m->state.state == MESSAGE_FAILED;
+    case LIFECYCLE_TRASHED:
+        return m->history == NULL && m->state.state == MESSAGE_TRASHED;
+    case LIFECYCLE_COUNT:
+    default:
+        return false;
+    }
+}
+
+static bool is_device(const struct record_message *m, struct slice text)
+{
+    return slice_equal_nocase(m->envelope.device, text) ||
+           (text.len > 0 && slice_equal_nocase(m->state.device, text)); /* or its address */
+}
+
+static bool term_matches(const struct filter_term *term, const struct record_message *m,
                          uint64_t now_ms)
 {
+    const struct record_envelope *envelope = &m->envelope;
     /* A wall clock that was set back makes no message older than it is. */
     uint64_t age_ms = now_ms > envelope->arrived_ms ? now_ms - envelope->arrived_ms : 0;
     switch ((enum field)term->field) {
@@ -395,15 +455,17 @@ static bool term_matches(const struct filter_term *term, const struct msg_id *id
     case FIELD_CLIENT:
         return contains(envelope->client, term->text);
     case FIELD_UPSTREAM:
-        return slice_equal_nocase(state->upstream, term->text);
+        return slice_equal_nocase(m->state.upstream, term->text);
     case FIELD_DEVICE:
-        return slice_equal_nocase(envelope->device, term->text);
+        return is_device(m, term->text);
     case FIELD_STATE:
-        return (uint64_t)state->state == term->number;
+        return has_state(m, (enum lifecycle)term->number);
+    case FIELD_END:
+        return m->history != NULL && (uint64_t)m->history->end == term->number;
     case FIELD_REASON:
-        return any_recipient_has_outcome(state->recipients, term->number);
+        return any_recipient_has_outcome(m->state.recipients, term->number);
     case FIELD_ID:
-        return id_is_within(id, term);
+        return id_is_within(&m->id, term);
     case FIELD_OLDER:
         return age_ms > term->number;
     case FIELD_NEWER:
@@ -415,21 +477,30 @@ static bool term_matches(const struct filter_term *term, const struct msg_id *id
     case BARE_FIELD:
         return sender_contains(envelope->sender, term->text) ||
                contains(envelope->subject, term->text) ||
-               (term->number == 1 && id_is_within(id, term)) ||
+               (term->number == 1 && id_is_within(&m->id, term)) ||
                any_recipient_contains(envelope->recipients, term->text);
     }
     CHECK(false);
 }
 
-bool filter_matches(const struct filter *f, const struct msg_id *id,
-                    const struct record_envelope *envelope, const struct record_state *state,
-                    uint64_t now_ms)
+bool filter_matches(const struct filter *f, const struct record_message *message, uint64_t now_ms)
 {
     for (uint32_t index = 0; index < f->count; index++) {
         const struct filter_term *term = &f->terms[index];
-        if (term_matches(term, id, envelope, state, now_ms) == term->negated) {
+        if (term_matches(term, message, now_ms) == term->negated) {
             return false;
         }
     }
     return true;
+}
+
+bool filter_wants_trashed(const struct filter *f)
+{
+    for (uint32_t index = 0; index < f->count; index++) {
+        const struct filter_term *term = &f->terms[index];
+        if (term->field == FIELD_STATE && term->number == LIFECYCLE_TRASHED && !term->negated) {
+            return true;
+        }
+    }
+    return false;
 }

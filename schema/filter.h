@@ -3,7 +3,10 @@
  *
  *   from:TEXT to:TEXT subject:TEXT client:TEXT   contains TEXT, any case
  *   upstream:NAME device:NAME                     equals
- *   state:queued|held|failed   reason:WORD        WORD of schema/outcome.def, of any recipient
+ *   state:WORD                                    WORD of schema/lifecycle.def; queued is whatever
+ *                                                 still waits, deferred and in-doubt are parts of
+ * it reason:WORD                                   WORD of schema/outcome.def, of any recipient
+ *   end:delivered|reported|deleted|discarded      how it left, for what is in the history
  *   id:PREFIX
  *   older:SPAN newer:SPAN                         since it arrived: 30s 10m 2h 5d
  *   larger:SIZE smaller:SIZE                      20K 5M
@@ -15,7 +18,7 @@
 #ifndef TASUKI_SCHEMA_FILTER_H
 #define TASUKI_SCHEMA_FILTER_H
 
-#include "schema/record.h"
+#include "schema/record_history.h"
 
 #define FILTER_TERMS_MAX 16
 
@@ -36,8 +39,10 @@ struct filter {
  * field \"form\"; did you mean \"from\"?"). */
 MUST_CHECK bool filter_parse(struct filter *out, struct slice text, char message[200]);
 
-bool filter_matches(const struct filter *f, const struct msg_id *id,
-                    const struct record_envelope *envelope, const struct record_state *state,
-                    uint64_t now_ms);
+/* now_ms: wall clock. */
+bool filter_matches(const struct filter *f, const struct record_message *message, uint64_t now_ms);
+
+/* Does it ask for messages in the trash? Lists leave them out otherwise. */
+bool filter_wants_trashed(const struct filter *f);
 
 #endif

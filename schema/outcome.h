@@ -12,7 +12,7 @@ enum outcome_action {
 };
 
 enum outcome {
-#define X(name, word, action, sentence, hint) OUTCOME_##name,
+#define X(name, word, action, first, longest, sentence, hint) OUTCOME_##name,
 #include "schema/outcome.def"
 #undef X
     OUTCOME_COUNT
@@ -21,6 +21,8 @@ enum outcome {
 struct outcome_row {
     const char *word;
     enum outcome_action action;
+    uint32_t wait_ms_first; /* before the second try; 0: retry-min */
+    uint32_t wait_ms_max;   /* between two tries; 0: retry-max */
     const char *sentence;
     const char *hint;
 };

@@ -13,14 +13,22 @@ const ANSWER_MS_MAX = 6000;
 const PAGE_ROWS = 100;
 const ROWS_MAX = 1000;
 const ASKS_MAX = 8; /* to fill one page through a filter that matches little */
+const HISTORY_ROWS = 20;
+const HISTORY_MS = 10000; /* unless the counters say that something has left */
+const DIALOGUE_LINES = 400;
 
 const WORDS = { ok: "OK", attention: "Needs attention", trouble: "Trouble",
                 lost: "Not reachable", wait: "One moment" };
 const UPSTREAM_STATES = { well: ["ok", "✓ works"], untried: ["", "○ not tried yet"],
                           marked: ["trouble", "✕ not working"] };
 const MESSAGE_STATES = { queued: ["", "○ waiting"], sending: ["ok", "➤ being sent"],
+                         deferred: ["", "↻ put off"], "in-doubt": ["attention", "? in doubt"],
                          held: ["attention", "‖ held"], failed: ["trouble", "✕ failed"],
-                         delivered: ["ok", "✓ delivered"] };
+                         delivered: ["ok", "✓ delivered"], trashed: ["", "⌫ in the trash"] };
+const ENDS = { delivered: ["ok", "✓ delivered"], reported: ["trouble", "✕ reported"],
+               deleted: ["", "⌫ deleted"], discarded: ["attention", "✕ discarded"] };
+const ENDS_IN_WORDS = { reported: "The sender was told.", deleted: "Somebody has deleted it.",
+                        discarded: "The sender did not want to be told." };
 
 const byId = (id) => document.getElementById(id);
 
@@ -155,6 +163,15 @@ function showQueue(q) {
       (q.accepting ? "" : ". Full: devices are told to try again later."));
 }
 
+/* What is kept besides: of no concern until somebody looks for it. */
+function showKept(s) {
+  const parts = [];
+  if (s.queue.trashed > 0) parts.push(s.queue.trashed.toLocaleString("en") + " in the trash");
+  if (s.history) parts.push((s.history.messages ?? 0).toLocaleString("en") + " in the history");
+  if (s.reports > 0) parts.push(plural(s.reports, "report") + " sent");
+  say(byId("q-kept"), parts.join(" · "));
+}
+
 function showBox(s) {
   const c = s.counters ?? {};
   say(byId("version"), outside(s.version));
@@ -185,7 +202,8 @@ function upstreamCard(name) {
   const facts = make("dl", "facts");
   const rows = {};
   for (const [key, label] of [["peer", "Connected to"], ["tls", "TLS"], ["mechanism", "Login"],
-                              ["connections", "Connections"], ["last", "Last delivery"],
+                              ["connections", "Connections"], ["pace", "Pace"],
+                              ["pipeline", "Pipelining"], ["last", "Last delivery"],
                               ["counts", "Since the start"]]) {
     const row = make("div");
     rows[key] = make("dd");
@@ -201,6 +219,32 @@ function showProbe(card, u) {
   say(card.probe, (u.next_probe_ms > 0
     ? wait > 500 ? "Next try in " + span(wait) : "Trying again now" : "Waits for the next try") +
     (u.marked_ms > 0 ? "; it has been so for " + span(now() - u.marked_ms) + "." : "."));
+}
+
+/* How fast mail goes there, and what holds it back; "" where the daemon does not say. */
+function pace(u) {
+  const parts = [];
+  const paused = (u.paused_until_ms ?? 0) - now();
+  if (paused > 0) parts.push("paused for " + span(paused) + ", as the upstream asked");
+  if (u.concurrency > 0) parts.push("up to " + u.concurrency + " at once");
+  if (typeof u.rate_room === "number") {
+    const next = (u.rate_next_ms ?? 0) - now();
+    parts.push(u.rate_room > 0 ? plural(u.rate_room, "message") + " may go now"
+      : "its rate is used up" + (next > 0 ? " for " + span(next) : ""));
+  }
+  if (u.forecast_ms > 0) parts.push("what waits has left in about " + span(u.forecast_ms));
+  return parts.join(", ");
+}
+
+function pipelining(p) {
+  if (!p?.mode) return "";
+  const words = { off: "off", safe: "on", stream: "on, several messages at once" };
+  return (words[p.mode] ?? outside(p.mode)) + (p.reason ? " (" + outside(p.reason) + ")" : "");
+}
+
+function sayOrHide(dd, text) {
+  dd.parentNode.hidden = text === "";
+  say(dd, text);
 }
 
 function showUpstream(card, u) {
@@ -221,6 +265,8 @@ function showUpstream(card, u) {
   say(card.rows.mechanism, outside(u.mechanism) || "none");
   say(card.rows.connections, (u.connections ?? 0) + " of " + (u.connections_max ?? 0) + " open, " +
       (u.busy ?? 0) + " at work");
+  sayOrHide(card.rows.pace, pace(u));
+  sayOrHide(card.rows.pipeline, pipelining(u.pipeline));
   say(card.rows.last, u.last_delivery_ms > 0 ? span(now() - u.last_delivery_ms) + " ago" : "none yet");
   say(card.rows.counts, (u.delivered ?? 0).toLocaleString("en") + " delivered, " +
       (u.deferred ?? 0).toLocaleString("en") + " put off, " +
@@ -247,7 +293,10 @@ function showUpstreams(list) {
 /* ---- the messages ---- */
 
 const list = { filter: "", wanted: PAGE_ROWS, more: false, at: 0, count: 0 };
-const rows = new Map(); /* id -> what makeRow made */
+
+/* Rows on the page; `rows` holds what makeRow made, by id. */
+const queueTable = { name: "queue", rows: new Map(), fill: fillRow };
+const historyTable = { name: "history", rows: new Map(), fill: fillPastRow };
 
 function recipients(m) {
   const to = (m.to ?? []).map(outside);
@@ -259,6 +308,11 @@ function whatHappens(m) {
   if (m.state === "sending") return ["It is on its way.", ""];
   const sentence = m.reason && m.reason !== "none" ? outside(m.sentence) : "";
   const lead = sentence ? sentence.charAt(0).toUpperCase() + sentence.slice(1) + "." : "";
+  if (m.state === "trashed") {
+    return [lead || "Somebody has deleted it.",
+            m.due_ms > now() ? "It goes for good in " + span(m.due_ms - now()) + "; until then: " +
+            "tasukictl undelete " + outside(m.id) : "It goes for good now."];
+  }
   if (m.state === "failed") return [lead || "It could not be delivered.", outside(m.hint)];
   if (m.state === "held") return [lead || "Somebody has put it on hold.",
                                   "tasukictl release " + outside(m.id)];
@@ -268,7 +322,7 @@ function whatHappens(m) {
     ? plural(m.attempts, "try").replace("trys", "tries") + " so far, " + next : next];
 }
 
-function makeRow(id) {
+function makeRow(table, id) {
   const tr = make("tr", "row");
   const cells = [0, 1, 2, 3, 4].map(() => make("td"));
   const state = make("span", "badge");
@@ -287,7 +341,7 @@ function makeRow(id) {
   cells[3].append(arrived);
   cells[4].append(what, next);
   tr.append(...cells);
-  const row = { id, tr, state, button, about, from, to, arrived, what, next, detail: null, m: null };
+  const row = { table, id, tr, state, button, about, from, to, arrived, what, next, detail: null, m: null };
   tr.addEventListener("click", (event) => {
     if (event.target === button || String(window.getSelection()) === "") toggle(row);
   });
@@ -305,6 +359,20 @@ function fillRow(row, m) {
   const [what, next] = whatHappens(m);
   say(row.what, what);
   say(row.next, next);
+}
+
+/* Of what has left. */
+function fillPastRow(row, m) {
+  fillRow(row, m);
+  badge(row.state, ENDS, m.end);
+  say(row.arrived, span(now() - m.left_ms) + " ago");
+  const took = m.left_ms - m.arrived_ms;
+  const sentence = m.reason && m.reason !== "none" && m.end !== "delivered" ? outside(m.sentence) : "";
+  const lead = sentence ? sentence.charAt(0).toUpperCase() + sentence.slice(1) + "." : "";
+  say(row.what, m.end === "delivered" ? "Taken by " + (outside(m.upstream) || "the upstream") +
+      (took >= 1000 ? ", " + span(took) + " after it arrived." : " at once.")
+    : lead || ENDS_IN_WORDS[m.end] || "");
+  say(row.next, m.end !== "delivered" && lead ? ENDS_IN_WORDS[m.end] ?? "" : "");
 }
 
 function fact(dl, label, value) {
@@ -328,20 +396,104 @@ function recipientItem(r) {
   return item;
 }
 
+/* ---- what happened to a message ---- */
+
+/* "Put off by main", "2 recipients: delivered by main", "Held by uid 1000". */
+function moveWords(move, m) {
+  const by = move.upstream ? " by " + outside(move.upstream) : "";
+  const attempts = { delivered: "delivered" + by, deferred: "put off" + by, failed: "refused" + by,
+                     "in-doubt": "in doubt" + (move.upstream ? " at " + outside(move.upstream) : ""),
+                     queued: "back in the queue" };
+  const commands = { held: "held", queued: "to be tried now", deferred: "let go", "in-doubt": "let go",
+                     trashed: "deleted", failed: "given up" };
+  const uid = " by uid " + (move.uid ?? 0);
+  const words = {
+    attempt: attempts[move.to], "give-up": "given up", reported: "the sender was told",
+    operator: commands[move.to] && (move.from === "trashed" ? "brought back" : commands[move.to]) + uid,
+    damage: "it could not be read", age: "its time in the trash was over",
+  }[move.cause] ?? outside(move.to);
+  const count = m.recipient_count ?? 1;
+  const who = move.count > 1 && move.count < count ? plural(move.count, "recipient")
+    : move.count === 1 && count > 1 ? outside(m.recipients?.[move.first]?.to ?? "") : "";
+  return who ? who + ": " + words : words.charAt(0).toUpperCase() + words.slice(1);
+}
+
+function moveItem(move, m) {
+  const item = make("li");
+  const when = make("time", "when", span(now() - move.when_ms) + " ago");
+  if (Number.isFinite(move.when_ms)) when.title = new Date(move.when_ms).toLocaleString();
+  const sentence = move.sentence && move.to !== "delivered" ? ": " + outside(move.sentence) : "";
+  const text = make("div");
+  text.append(make("bdi", "", moveWords(move, m) + sentence + "."));
+  const answer = [move.code || "", outside(move.text)].filter(Boolean).join(" ");
+  if (answer) text.append(make("blockquote", "", answer));
+  const by = [outside(move.peer), outside(move.tls), move.connection ? "connection " +
+    move.connection + ", " + (move.took_ms ?? 0).toLocaleString("en") + " ms" : ""];
+  if (move.connection) text.append(make("span", "sub", by.filter(Boolean).join(" · ")));
+  item.append(when, text);
+  return item;
+}
+
+function movesOf(m) {
+  const box = make("div");
+  const moves = m.moves ?? [];
+  if (moves.length === 0) return box;
+  const items = moves.map((move) => moveItem(move, m));
+  if (m.moves_left_out > 0) {
+    const gap = make("li");
+    gap.append(make("span", "when"), make("span", "sub", "… " + plural(m.moves_left_out, "more step") +
+                                          " …"));
+    items.splice(4, 0, gap); /* the daemon keeps the first four and the latest */
+  }
+  const ol = make("ol", "moves");
+  ol.append(...items);
+  box.append(make("h3", "", "What happened"), ol);
+  return box;
+}
+
+async function showDialogue(button, id) {
+  const box = make("div", "dialogue");
+  try {
+    const lines = (await ask("/api/v1/messages/" + encodeURIComponent(id) + "/transcript")).lines;
+    const shown = lines.slice(-DIALOGUE_LINES).map(outside).join("\n");
+    box.append(make(shown ? "pre" : "p", "", shown || "Nothing has been said to an upstream yet."));
+  } catch (trouble) {
+    const p = make("p", "quiet", trouble.message + ". ");
+    if (trouble.hint) p.append(make("code", "", trouble.hint.replace("ID", () => outside(id))));
+    box.append(p);
+  }
+  button.replaceWith(box);
+}
+
+function dialogueButton(id) {
+  const button = make("button", "plain", "Show the dialogue with the upstream");
+  button.type = "button";
+  button.addEventListener("click", () => {
+    button.disabled = true;
+    showDialogue(button, id);
+  });
+  return button;
+}
+
 function detailOf(m) {
   const box = make("div");
   const dl = make("dl", "facts");
   fact(dl, "Subject", outside(m.subject) || "(none)");
   fact(dl, "From", outside(m.from) || "(no sender)");
   fact(dl, "Arrived", new Date(m.arrived_ms).toLocaleString());
+  if (m.left_ms > 0) fact(dl, "Left", new Date(m.left_ms).toLocaleString());
   fact(dl, "Came from", outside(m.client) + (m.helo ? ", which calls itself " + outside(m.helo) : ""));
+  if (m.device) fact(dl, "Device", outside(m.device));
   fact(dl, "Size", bytes(m.bytes));
   fact(dl, "Id", outside(m.id));
   const people = make("ul", "recipients");
   for (const r of m.recipients ?? []) people.append(recipientItem(r));
+  const rest = (m.recipient_count ?? 0) - (m.recipients ?? []).length;
+  if (rest > 0) people.append(make("li", "", "and " + plural(rest, "other")));
   const type = make("p", "quiet", "On the box: ");
   type.append(make("code", "", "tasukictl show " + outside(m.id)));
-  box.append(dl, make("h3", "", "Recipients and the last answers"), people, type);
+  box.append(dl, make("h3", "", "Recipients and the last answers"), people, movesOf(m),
+             dialogueButton(m.id), type);
   return box;
 }
 
@@ -363,7 +515,7 @@ function toggle(row) {
     row.detail = null;
   } else {
     row.detail = make("tr", "detail");
-    row.detail.id = "detail-" + row.id;
+    row.detail.id = "detail-" + row.table.name + "-" + row.id;
     const cell = make("td", "", "Asking the daemon…");
     cell.colSpan = 5;
     cell.setAttribute("aria-busy", "true");
@@ -375,8 +527,9 @@ function toggle(row) {
   row.button.setAttribute("aria-expanded", String(row.detail !== null));
 }
 
-function place(messages) {
-  const body = byId("rows");
+function place(table, messages) {
+  const { rows } = table;
+  const body = byId(table.name + "-rows");
   const ids = new Set(messages.map((m) => m.id));
   for (const [id, row] of rows) {
     if (!ids.has(id)) {
@@ -387,9 +540,9 @@ function place(messages) {
   }
   let before = body.firstChild;
   for (const m of messages) {
-    const row = rows.get(m.id) ?? makeRow(m.id);
+    const row = rows.get(m.id) ?? makeRow(table, m.id);
     rows.set(m.id, row);
-    fillRow(row, m);
+    table.fill(row, m);
     if (row.tr !== before) {
       body.insertBefore(row.tr, before);
       if (row.detail) body.insertBefore(row.detail, before);
@@ -404,7 +557,7 @@ function emptyLines() {
   const accepted = s?.counters?.accepted ?? 0;
   if (accepted > 0 || s === null) {
     return [["strong", "Nothing waits."],
-            ["p", "Mail that arrives is shown here until the upstream has taken it."]];
+            ["p", "Mail that arrives is shown here until the upstream has taken it; then in the history."]];
   }
   return [["strong", "No mail has come by yet."],
           ["p", "Have a device or program send to this box (it takes mail on " +
@@ -461,7 +614,7 @@ async function refreshMessages() {
   if (filter !== list.filter) return; /* it was changed meanwhile */
   list.at = Date.now();
   list.count = answer.messages.length;
-  place(answer.messages);
+  place(queueTable, answer.messages);
   byId("table").hidden = list.count === 0;
   byId("empty").hidden = list.count > 0;
   showEmpty();
@@ -471,6 +624,34 @@ async function refreshMessages() {
       (list.wanted >= ROWS_MAX ? "; filter to see others." : ".")
     : list.count > 0 ? plural(list.count, "message") + (list.filter ? " that match" : "") +
       ", the oldest first." : "", false);
+}
+
+/* ---- the history ---- */
+
+const past = { at: 0, key: "" };
+
+/* Trouble here is told here: whether the daemon answers is judged by its status alone. */
+async function refreshHistory(status) {
+  const c = status.counters ?? {};
+  const key = JSON.stringify([status.started_ms, status.history, c.delivered, c.refused, status.reports]);
+  if (key === past.key && Date.now() - past.at < HISTORY_MS) return;
+  let messages = [];
+  let note = "";
+  try {
+    const answer = await ask("/api/v1/history?limit=" + HISTORY_ROWS);
+    messages = answer.messages;
+    note = messages.length === 0 ? "Nothing has left yet."
+      : answer.cursor ? "The last " + messages.length + ", the newest first. All of them: tasukictl history"
+      : plural(messages.length, "message") + ", the newest first.";
+    past.key = key;
+    past.at = Date.now();
+    place(historyTable, messages);
+    byId("history-table").hidden = messages.length === 0;
+  } catch (trouble) {
+    if (!(trouble instanceof Trouble)) throw trouble;
+    note = trouble.message + (trouble.hint ? " (" + trouble.hint + ")" : "");
+  }
+  say(byId("history-note"), note);
 }
 
 /* ---- the round ---- */
@@ -492,10 +673,12 @@ async function refresh() {
     seen.skew = status.now_ms - Date.now();
     const v = status.verdict;
     showQueue(status.queue);
+    showKept(status);
     showBox(status);
     showUpstreams(status.upstreams ?? []);
     const long = list.wanted > PAGE_ROWS && Date.now() - list.at < REFRESH_LONG_MS;
     if (!long || again) await refreshMessages();
+    await refreshHistory(status);
     showVerdict(v.level, outside(v.sentence), outside(v.hint));
     seen.at = Date.now();
     seen.trouble = null;

@@ -50,7 +50,20 @@ struct config_host {
 };
 
 enum config_tls { CONFIG_TLS_VERIFY, CONFIG_TLS_ENCRYPT, CONFIG_TLS_OFF };
-enum config_pipeline { CONFIG_PIPELINE_AUTO, CONFIG_PIPELINE_OFF, CONFIG_PIPELINE_SAFE };
+enum config_pipeline {
+    CONFIG_PIPELINE_AUTO,
+    CONFIG_PIPELINE_OFF,
+    CONFIG_PIPELINE_SAFE,
+    CONFIG_PIPELINE_STREAM
+};
+/* Both in the order of the sched's: kinds, and spans. */
+enum config_rate_kind { CONFIG_RATE_MESSAGES, CONFIG_RATE_RECIPIENTS, CONFIG_RATE_KINDS };
+enum config_rate_span { CONFIG_RATE_MINUTE, CONFIG_RATE_HOUR, CONFIG_RATE_DAY, CONFIG_RATE_SPANS };
+
+struct config_rate {
+    uint32_t most[CONFIG_RATE_KINDS][CONFIG_RATE_SPANS]; /* 0: no limit */
+};
+
 enum config_io { CONFIG_IO_AUTO, CONFIG_IO_URING, CONFIG_IO_POLL };
 
 struct config_upstream {
@@ -68,6 +81,7 @@ struct config_upstream {
     char realm[CONFIG_TEXT_BYTES];
     char password_file[CONFIG_TEXT_BYTES];
     uint32_t connections;
+    struct config_rate rate;
     enum config_pipeline pipelining;
     uint64_t probe_min_ms, probe_max_ms, connect_ms_max, reply_ms_max, idle_ms_max, age_ms_max;
 };
@@ -81,7 +95,11 @@ struct config {
     char domain[SMTP_DOMAIN_BYTES_MAX + 1];   /* likewise */
     char root_mail[SMTP_PATH_BYTES_MAX + 1];  /* "" when not given */
     uint64_t max_size;
-    uint64_t give_up_ms, retry_min_ms, retry_max_ms;
+    uint64_t give_up_ms, warn_after_ms, retry_min_ms, retry_max_ms;
+    uint64_t keep_history_ms, keep_deleted_ms, digest_ms;
+    uint64_t history_max;
+    bool reports;
+    uint32_t report_rate; /* an hour */
     uint64_t queue_max;
     uint32_t connections_max, connections_per_client;
     uint64_t idle_ms_max;

@@ -326,10 +326,11 @@ static const struct hint *hint_find(enum scope scope, struct slice key)
         "put it into a file of mode 600 and name that: password-file = "
         "/etc/tasuki/secrets/upstream";
     static const struct hint anywhere[] = {
-        {"from", LATER, remove},          {"warn-after", LATER, remove},
-        {"keep-history", LATER, remove},  {"rate", LATER, remove},
-        {"use", LATER, remove},           {"password-command", LATER, "use password-file"},
-        {"password", secret, secret_fix}, {"pass", secret, secret_fix},
+        {"from", LATER, remove},
+        {"use", LATER, remove},
+        {"password-command", LATER, "use password-file"},
+        {"password", secret, secret_fix},
+        {"pass", secret, secret_fix},
         {"secret", secret, secret_fix},
     };
     static const struct hint host_at_top = {

@@ -138,6 +138,9 @@ void config_put_value(struct buf *to, const struct config_setting *setting, cons
     case CONFIG_TYPE_AUTH_LIST:
         put_auth(to, member);
         break;
+    case CONFIG_TYPE_RATE:
+        config_put_rate(to, member);
+        break;
     case CONFIG_TYPE_HOSTNAME:
     case CONFIG_TYPE_ADDRESS:
     case CONFIG_TYPE_PATH:
@@ -160,6 +163,12 @@ void config_put_value(struct buf *to, const struct config_setting *setting, cons
     }
 }
 
+static bool is_no_rate(const struct config_rate *rate)
+{
+    static const struct config_rate none;
+    return memcmp(rate, &none, sizeof none) == 0;
+}
+
 /* A text that is empty is a setting that is not there. */
 static bool is_absent(const struct config_setting *setting, const void *base)
 {
@@ -169,6 +178,8 @@ static bool is_absent(const struct config_setting *setting, const void *base)
     case CONFIG_TYPE_PATH:
     case CONFIG_TYPE_TEXT:
         return *((const char *)base + setting->offset) == '\0';
+    case CONFIG_TYPE_RATE:
+        return is_no_rate((const void *)((const uint8_t *)base + setting->offset));
     case CONFIG_TYPE_LISTEN_LIST:
     case CONFIG_TYPE_LISTEN:
     case CONFIG_TYPE_NETWORK_LIST:

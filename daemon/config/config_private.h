@@ -28,6 +28,7 @@ enum config_type {
     CONFIG_TYPE_SIZE,         /* uint64_t, bytes */
     CONFIG_TYPE_DURATION,     /* uint64_t, milliseconds */
     CONFIG_TYPE_COUNT,        /* uint32_t */
+    CONFIG_TYPE_RATE,         /* struct config_rate */
     CONFIG_TYPE_COUNT_AUTO,   /* uint32_t, auto resolved */
     CONFIG_TYPE_BOOL,         /* bool */
     CONFIG_TYPE_TLS,          /* enum config_tls, and so on: words in the enum's order */
@@ -122,6 +123,9 @@ MUST_CHECK bool config_list_next(struct slice *rest, struct slice *out_item);
 /* Why text is no host name, as the end of a sentence that begins with it; NULL when it is one. */
 const char *config_name_problem(struct slice text, bool underscore_allowed);
 
+/* config_rate.c */
+MUST_CHECK bool config_rate_judge(const struct config_value *value, struct config_rate *out);
+
 /* config_address.c: the judges for everything with an address in it. */
 MUST_CHECK bool config_address_listen_list(const struct config_value *value,
                                            struct config_listen_list *out);
@@ -158,6 +162,7 @@ void config_check(const struct config *config, const struct config_marks *marks,
 /* As one would write it: "25M", "5d". */
 void config_put_size(struct buf *to, uint64_t bytes);
 void config_put_duration(struct buf *to, uint64_t span_ms);
+void config_put_rate(struct buf *to, const struct config_rate *rate);
 void config_put_value(struct buf *to, const struct config_setting *setting, const void *base);
 
 #endif

@@ -26,6 +26,7 @@
 #define BYTES_DURATION     sizeof(uint64_t)
 #define BYTES_COUNT        sizeof(uint32_t)
 #define BYTES_COUNT_AUTO   sizeof(uint32_t)
+#define BYTES_RATE         sizeof(struct config_rate)
 #define BYTES_BOOL         sizeof(bool)
 #define BYTES_TLS          sizeof(uint32_t)
 #define BYTES_PIPELINE     sizeof(uint32_t)
@@ -67,7 +68,7 @@ const char *const *config_type_words(enum config_type type)
 {
     static const char *const bools[] = {"no", "yes", NULL};
     static const char *const tls[] = {"verify", "encrypt", "off", NULL};
-    static const char *const pipeline[] = {"auto", "off", "safe", NULL};
+    static const char *const pipeline[] = {"auto", "off", "safe", "stream", NULL};
     static const char *const io[] = {"auto", "uring", "poll", NULL};
     static const char *const level[] = {"error", "warning", "notice", "info", "debug", NULL};
     static const char *const *const words[] = {

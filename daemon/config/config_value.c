@@ -72,6 +72,7 @@ static struct bounds bounds_of(const struct config_setting *setting)
     static const struct bounds rows[CONFIG_ROW_COUNT] = {
         [CONFIG_ROW_GLOBAL_max_size] = {KIB, 2 * GIB},
         [CONFIG_ROW_GLOBAL_queue_max] = {MIB, 16 * 1024 * GIB},
+        [CONFIG_ROW_GLOBAL_history_max] = {MIB, 16 * 1024 * GIB},
         [CONFIG_ROW_GLOBAL_connections_max] = {1, 100000},
         [CONFIG_ROW_GLOBAL_connections_per_client] = {1, 100000},
         [CONFIG_ROW_GLOBAL_workers] = {1, WORKERS_MAX},
@@ -190,19 +191,8 @@ static bool judge_count_auto(const struct config_value *value, void *out)
 
 /* ---- words ---- */
 
-/* "stream" is a word of a later version. */
-static const char *later_word(enum config_type type, struct slice text)
-{
-    return type == CONFIG_TYPE_PIPELINE && slice_equal(text, SLICE("stream")) ? "stream" : NULL;
-}
-
 static bool refuse_word(const struct config_value *value, const char *const *words, size_t count)
 {
-    const char *later = later_word(value->setting->type, value->text);
-    if (later != NULL) {
-        return config_value_refuse(value, value->text, NULL,
-                                   "\"%s\" is not supported by this version yet", later);
-    }
     char list[120];
     struct buf to;
     buf_init(&to, list, sizeof list - 1);
@@ -467,6 +457,11 @@ static bool judge_host(const struct config_value *value, void *out)
     return config_address_host(value, out);
 }
 
+static bool judge_rate(const struct config_value *value, void *out)
+{
+    return config_rate_judge(value, out);
+}
+
 bool config_value_store(const struct config_value *value, void *base)
 {
     typedef bool judge_fn(const struct config_value *value, void *out);
@@ -484,6 +479,7 @@ bool config_value_store(const struct config_value *value, void *base)
         [CONFIG_TYPE_DURATION] = judge_duration,
         [CONFIG_TYPE_COUNT] = judge_count,
         [CONFIG_TYPE_COUNT_AUTO] = judge_count_auto,
+        [CONFIG_TYPE_RATE] = judge_rate,
         [CONFIG_TYPE_BOOL] = judge_bool,
         [CONFIG_TYPE_TLS] = judge_enum,
         [CONFIG_TYPE_PIPELINE] = judge_enum,

@@ -9,13 +9,13 @@
 #include <stdlib.h>
 #include <time.h>
 
-static const char *text_arg(json_t *args, const char *name)
+const char *text_arg(json_t *args, const char *name)
 {
     const char *text = json_string_value(json_object_get(args, name));
     return text == NULL ? "" : text;
 }
 
-static bool result_begin(struct connection *n, size_t bytes)
+bool result_begin(struct connection *n, size_t bytes)
 {
     if (!answer_begin(n, bytes)) {
         return false;
@@ -41,7 +41,7 @@ static void inspect_then(struct connection *n, enum control_wait wait)
     mailbox_send(n->c->with.queue, &n->inspect->msg);
 }
 
-static bool is_sending(const struct connection *n, const struct msg_id *id)
+bool is_sending(const struct connection *n, const struct msg_id *id)
 {
     const struct flow_status *status = &n->inspect->status;
     for (uint32_t index = 0; index < status->sending_id_count; index++) {
@@ -58,150 +58,6 @@ static void answer_status(struct connection *n)
         status_put(n, &n->inspect->status);
         answer_finish(n);
     }
-}
-
-/* ---- queue ---- */
-
-struct listing {
-    struct connection *n;
-    struct filter filter;
-    uint64_t now_ms;
-    uint64_t limit, found, scanned;
-    struct msg_id last; /* of the rows looked at */
-    bool cut;           /* the limit or the buffer is reached */
-};
-
-static bool list_row(void *ctx, const struct msg_id *id, struct slice envelope, struct slice state)
-{
-    struct listing *l = ctx;
-    struct record_envelope e;
-    struct record_state st;
-    if (l->found == l->limit || buf_room(&l->n->answer) < VIEW_ROW_BYTES_MAX + 1024) {
-        l->cut = true;
-        l->last = *id;
-        return false;
-    }
-    l->scanned++;
-    if (record_envelope_get(envelope, &e) == ERR_OK && record_state_get(state, &st) == ERR_OK &&
-        filter_matches(&l->filter, id, &e, &st, l->now_ms)) {
-        view_put_row(&l->n->json, id, &e, &st, is_sending(l->n, id));
-        l->found++;
-    }
-    return true;
-}
-
-static void put_cursor(struct json *j, bool more, const struct msg_id *next)
-{
-    if (more) {
-        view_put_id(j, "cursor", next);
-    } else {
-        json_put_null(j, "cursor");
-    }
-}
-
-static void answer_queue(struct connection *n)
-{
-    json_t *args = json_object_get(n->asked, "args");
-    struct listing l = {.n = n, .now_ms = flow_wall_ms(), .limit = WIRE_QUEUE_LIMIT_DEFAULT};
-    char problem[200];
-    struct msg_id from = {{0}}, unused, next = {{0}};
-    json_t *limit = json_object_get(args, "limit");
-    const char *cursor = text_arg(args, "cursor");
-    if (!filter_parse(&l.filter, slice_from_str(text_arg(args, "filter")), problem)) {
-        answer_error(n, WIRE_ERROR_BAD_FILTER, problem, "tasukictl help queue");
-        return;
-    }
-    if (json_is_integer(limit) && json_integer_value(limit) >= 1) {
-        l.limit = (uint64_t)json_integer_value(limit);
-        l.limit = l.limit > WIRE_QUEUE_LIMIT_MAX ? WIRE_QUEUE_LIMIT_MAX : l.limit;
-    }
-    if (cursor[0] != '\0' && !msg_id_parse_prefix(slice_from_str(cursor), &from, &unused)) {
-        answer_error(n, WIRE_ERROR_BAD_REQUEST, "the cursor is none of ours", "");
-        return;
-    }
-    if (!result_begin(n, ANSWER_BYTES_MAX)) {
-        return;
-    }
-    json_open_array(&n->json, "messages");
-    enum err err = ERR_OK;
-    while (err == ERR_OK && !l.cut) {
-        err = n->c->with.rows(n->c->with.reader->reader, &from, SCAN_ROWS, list_row, &l, &next);
-        from = next;
-    }
-    json_close_array(&n->json);
-    put_cursor(&n->json, l.cut, &l.last);
-    json_put_u64(&n->json, "scanned", l.scanned);
-    answer_finish(n);
-}
-
-/* ---- show ---- */
-
-#define SCHEMA_BYTES_MAX 32
-
-static void put_message(struct connection *n, const struct msg_id *id,
-                        const struct record_envelope *e, const struct record_state *st)
-{
-    uint8_t *memory = malloc(VIEW_MESSAGE_BYTES_MAX + SCHEMA_BYTES_MAX);
-    struct buf message;
-    struct json j;
-    buf_init(&message, memory, memory == NULL ? 0 : VIEW_MESSAGE_BYTES_MAX + SCHEMA_BYTES_MAX);
-    /* The view is a whole object: its opening brace becomes the comma behind the schema. */
-    buf_printf(&message, "{\"schema\":%d", WIRE_SCHEMA_VERSION);
-    size_t brace_at = message.len;
-    json_init(&j, &message);
-    view_put_message(&j, id, e, st, is_sending(n, id));
-    if (!message.overflow) {
-        message.data[brace_at] = ',';
-    }
-    if (message.overflow) {
-        answer_error(n, WIRE_ERROR_UNAVAILABLE, "out of memory", "try again");
-    } else if (answer_begin(n, message.len + 4096)) {
-        json_put_bool(&n->json, "ok", true);
-        json_put_raw(&n->json, "result", buf_slice(&message));
-        answer_finish(n);
-    }
-    free(memory);
-}
-
-static void answer_show(struct connection *n)
-{
-    const char *text = text_arg(json_object_get(n->asked, "args"), "id");
-    struct msg_id id;
-    enum wire_error code = WIRE_ERROR_NOT_FOUND;
-    const char *why = find_one(n, slice_from_str(text), &id, &code);
-    if (why != NULL) {
-        answer_error(n, code, why, "tasukictl queue");
-        return;
-    }
-    const struct flow_reader *reader = n->c->with.reader;
-    size_t needed = 65536;
-    enum err err = ERR_LIMIT;
-    uint8_t *memory = NULL;
-    struct slice envelope, state;
-    for (int attempt = 0; err == ERR_LIMIT && attempt < 2; attempt++) {
-        free(memory);
-        memory = malloc(needed);
-        struct buf to;
-        buf_init(&to, memory, memory == NULL ? 0 : needed);
-        err = memory == NULL
-                  ? ERR_NO_MEMORY
-                  : reader->message(reader->reader, &id, &to, &envelope, &state, &needed);
-    }
-    struct record_envelope e;
-    struct record_state st;
-    if (err == ERR_OK) {
-        err = record_envelope_get(envelope, &e);
-    }
-    if (err == ERR_OK) {
-        err = record_state_get(state, &st);
-    }
-    if (err != ERR_OK) {
-        answer_error(n, err == ERR_NOT_FOUND ? WIRE_ERROR_NOT_FOUND : WIRE_ERROR_FAILED,
-                     err == ERR_NOT_FOUND ? "it has left the queue meanwhile" : err_text(err), "");
-    } else {
-        put_message(n, &id, &e, &st);
-    }
-    free(memory);
 }
 
 /* ---- test ---- */
@@ -336,6 +192,47 @@ static void run_config_show(struct connection *n)
     answer_text(n, n->c->with.config->file, buf_slice(&text));
 }
 
+/* ---- compact ---- */
+
+static void run_compact(struct connection *n)
+{
+    n->compact = calloc(1, sizeof *n->compact);
+    if (n->compact == NULL) {
+        answer_error(n, WIRE_ERROR_UNAVAILABLE, "out of memory", "try again");
+        return;
+    }
+    n->wait = CONTROL_WAIT_COMPACT;
+    n->compact->msg.kind = FLOW_COMPACT;
+    n->compact->msg.reply_to = n->c->with.self;
+    mailbox_send(n->c->with.queue, &n->compact->msg);
+}
+
+static void answer_compact(struct connection *n)
+{
+    const struct flow_compact *compact = n->compact;
+    if (compact->result == ERR_BUSY) {
+        answer_error(n, WIRE_ERROR_BUSY, "another program is reading the queue's file",
+                     "wait until the backup or the tasukictl that reads it has ended");
+        return;
+    }
+    if (compact->result != ERR_OK) {
+        answer_error(n, WIRE_ERROR_FAILED, err_text(compact->result),
+                     "the queue is as it was; see df, and the log");
+        return;
+    }
+    struct log_line line;
+    event_begin(&line, n->c->with.log, EVENT_COMPACTED);
+    log_put_u64(&line, "before", compact->bytes_before);
+    log_put_u64(&line, "after", compact->bytes_after);
+    log_put_u64(&line, "uid", n->uid);
+    log_end(&line);
+    if (result_begin(n, 4096)) {
+        json_put_u64(&n->json, "before_bytes", compact->bytes_before);
+        json_put_u64(&n->json, "after_bytes", compact->bytes_after);
+        answer_finish(n);
+    }
+}
+
 void command_run(struct connection *n, enum command command, json_t *args)
 {
     switch (command) {
@@ -347,6 +244,18 @@ void command_run(struct connection *n, enum command command, json_t *args)
         return;
     case COMMAND_SHOW:
         inspect_then(n, CONTROL_WAIT_SHOW);
+        return;
+    case COMMAND_WHY:
+        inspect_then(n, CONTROL_WAIT_WHY);
+        return;
+    case COMMAND_HISTORY:
+        inspect_then(n, CONTROL_WAIT_HISTORY);
+        return;
+    case COMMAND_TRANSCRIPT:
+        answer_transcript(n);
+        return;
+    case COMMAND_COUNTS:
+        answer_counts(n);
         return;
     case COMMAND_METRICS:
         run_metrics(n);
@@ -362,6 +271,15 @@ void command_run(struct connection *n, enum command command, json_t *args)
         return;
     case COMMAND_DELETE:
         edit_run(n, FLOW_EDIT_DELETE, args);
+        return;
+    case COMMAND_UNDELETE:
+        edit_run(n, FLOW_EDIT_UNDELETE, args);
+        return;
+    case COMMAND_BOUNCE:
+        edit_run(n, FLOW_EDIT_BOUNCE, args);
+        return;
+    case COMMAND_COMPACT:
+        run_compact(n);
         return;
     case COMMAND_TEST:
         run_test(n, args);
@@ -388,8 +306,17 @@ void command_back(struct connection *n, struct flow_msg *msg)
     case CONTROL_WAIT_SHOW:
         answer_show(n);
         return;
+    case CONTROL_WAIT_WHY:
+        answer_why(n);
+        return;
+    case CONTROL_WAIT_HISTORY:
+        answer_history(n);
+        return;
     case CONTROL_WAIT_EDIT:
         edit_back(n);
+        return;
+    case CONTROL_WAIT_COMPACT:
+        answer_compact(n);
         return;
     case CONTROL_WAIT_PROBE:
         answer_test(n);
@@ -406,5 +333,7 @@ void command_free(struct connection *n)
     n->inspect = NULL;
     free(n->probe);
     n->probe = NULL;
+    free(n->compact);
+    n->compact = NULL;
     edit_free(n);
 }

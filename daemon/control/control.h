@@ -24,6 +24,8 @@ struct control_config {
     struct mailbox *worker; /* the one that `test` runs on */
     const struct flow_reader *reader;
     flow_rows_fn *rows;
+    flow_history_rows_fn *history_rows;
+    flow_counts_fn *counts;
     const struct log *log;
     const struct metrics *const *metrics;
     size_t metrics_count;

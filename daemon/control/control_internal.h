@@ -14,7 +14,8 @@
 
 #define ANSWER_BYTES_MAX (2u << 20)
 #define EDIT_IDS_MAX     2000000u /* of one command by filter: more than a queue holds */
-#define SCAN_ROWS        10000u   /* read in one transaction */
+#define SCAN_ROWS        1000u    /* read in one transaction */
+#define SCAN_ROWS_MAX    20000u   /* looked at for one answer of a list */
 
 /* An operator's bulk command under way, batch by batch. */
 struct control_edit {
@@ -33,6 +34,9 @@ enum control_wait {
     CONTROL_WAIT_STATUS,
     CONTROL_WAIT_QUEUE, /* a list, which needs to know what is being sent */
     CONTROL_WAIT_SHOW,
+    CONTROL_WAIT_WHY,
+    CONTROL_WAIT_HISTORY,
+    CONTROL_WAIT_COMPACT,
     CONTROL_WAIT_EDIT,
     CONTROL_WAIT_PROBE,
 };
@@ -56,6 +60,7 @@ struct connection {
     uint64_t asked_ms;
     struct flow_inspect *inspect; /* owned; lent to the queue thread */
     struct flow_probe *probe;     /* owned; lent to a worker */
+    struct flow_compact *compact; /* owned; lent to the queue thread */
     struct control_edit *edit;    /* owned; its flow is lent to the queue thread */
 };
 
@@ -81,6 +86,21 @@ void command_run(struct connection *n, enum command command, json_t *args);
 void command_back(struct connection *n, struct flow_msg *msg);
 void command_free(struct connection *n);
 
+/* The text argument of that name; "" when there is none. */
+const char *text_arg(json_t *args, const char *name);
+/* Opens the answer and its result object; false: the error was answered. */
+bool result_begin(struct connection *n, size_t bytes);
+/* Is it with a connection, by the queue thread's view that was asked for first? */
+bool is_sending(const struct connection *n, const struct msg_id *id);
+
+/* messages.c */
+void answer_queue(struct connection *n);
+void answer_history(struct connection *n);
+void answer_show(struct connection *n);
+void answer_why(struct connection *n);
+void answer_transcript(struct connection *n);
+void answer_counts(struct connection *n);
+
 /* edit.c */
 void edit_run(struct connection *n, enum flow_edit_action action, json_t *args);
 void edit_back(struct connection *n);
@@ -88,6 +108,9 @@ void edit_free(struct connection *n);
 /* The one message that begins so. NULL: *out is it; else what is wrong with it, with the code. */
 const char *find_one(struct connection *n, struct slice text, struct msg_id *out,
                      enum wire_error *out_code);
+/* The same, in the queue or else in the history. */
+const char *find_anywhere(struct connection *n, struct slice text, struct msg_id *out,
+                          bool *out_in_history, enum wire_error *out_code);
 
 /* status.c */
 void status_put(struct connection *n, const struct flow_status *status);

@@ -55,6 +55,60 @@ const char *find_one(struct connection *n, struct slice text, struct msg_id *out
     return NULL;
 }
 
+/* Newest first, so the first of the range is the last that is asked for. */
+struct history_search {
+    struct msg_id first;
+    struct msg_id found;
+    uint32_t count;
+};
+
+static bool search_history(void *ctx, const struct msg_id *id, struct slice history)
+{
+    struct history_search *s = ctx;
+    (void)history;
+    if (msg_id_compare(id, &s->first) < 0) {
+        return false;
+    }
+    s->found = *id;
+    s->count++;
+    return s->count < 2;
+}
+
+const char *find_anywhere(struct connection *n, struct slice text, struct msg_id *out,
+                          bool *out_in_history, enum wire_error *out_code)
+{
+    struct history_search s = {.count = 0};
+    struct msg_id last, next;
+    const char *why = find_one(n, text, out, out_code);
+    *out_in_history = false;
+    if (why != NULL && *out_code == WIRE_ERROR_AMBIGUOUS) {
+        return why;
+    }
+    if (!msg_id_parse_prefix(text, &s.first, &last)) {
+        return why;
+    }
+    enum err err =
+        n->c->with.history_rows(n->c->with.reader->reader, &last, 2, search_history, &s, &next);
+    if (err != ERR_OK && err != ERR_NOT_FOUND) {
+        return why;
+    }
+    if (s.count + (why == NULL) > 1) {
+        *out_code = WIRE_ERROR_AMBIGUOUS;
+        return "more than one message begins so; give more of the id";
+    }
+    if (why == NULL) {
+        return NULL;
+    }
+    if (s.count == 0) {
+        return *out_code == WIRE_ERROR_NOT_FOUND && text.len > 0
+                   ? "no message begins so, in the queue or in the history"
+                   : why;
+    }
+    *out = s.found;
+    *out_in_history = true;
+    return NULL;
+}
+
 static bool edit_add(struct control_edit *e, const struct msg_id *id)
 {
     if (e->count == e->cap) {
@@ -73,6 +127,7 @@ static bool edit_add(struct control_edit *e, const struct msg_id *id)
 struct gathering {
     struct control_edit *edit;
     struct filter filter;
+    bool trashed; /* these too */
     uint64_t now_ms;
     bool failed;
 };
@@ -81,10 +136,11 @@ static bool gather_row(void *ctx, const struct msg_id *id, struct slice envelope
                        struct slice state)
 {
     struct gathering *g = ctx;
-    struct record_envelope e;
-    struct record_state st;
-    if (record_envelope_get(envelope, &e) == ERR_OK && record_state_get(state, &st) == ERR_OK &&
-        filter_matches(&g->filter, id, &e, &st, g->now_ms)) {
+    struct record_message m = {.id = *id};
+    if (record_envelope_get(envelope, &m.envelope) == ERR_OK &&
+        record_state_get(state, &m.state) == ERR_OK &&
+        (m.state.state != MESSAGE_TRASHED || g->trashed) &&
+        filter_matches(&g->filter, &m, g->now_ms)) {
         g->failed = !edit_add(g->edit, id);
     }
     return !g->failed;
@@ -100,6 +156,7 @@ static bool gather_by_filter(struct connection *n, const char *text)
         answer_error(n, WIRE_ERROR_BAD_FILTER, problem, "tasukictl help queue");
         return false;
     }
+    g.trashed = n->edit->flow.action == FLOW_EDIT_UNDELETE || filter_wants_trashed(&g.filter);
     enum err err = ERR_OK;
     while (err == ERR_OK && !g.failed) {
         err = n->c->with.rows(n->c->with.reader->reader, &from, SCAN_ROWS, gather_row, &g, &next);
@@ -263,6 +320,8 @@ void edit_run(struct connection *n, enum flow_edit_action action, json_t *args)
     buf_init(&e->skipped, skipped, SKIPPED_BYTES_MAX);
     e->dry_run = json_is_true(json_object_get(args, "dry_run"));
     e->flow.action = action;
+    e->flow.uid = n->uid;
+    snprintf(e->flow.reason, sizeof e->flow.reason, "%s", text_arg(args, "reason"));
     if (by_filter ? !gather_by_filter(n, filter) : !gather_by_ids(n, ids)) {
         return;
     }

@@ -104,9 +104,11 @@ static void judge(const struct control *c, const struct flow_status *status, str
     } else if (failed > 0) {
         v->level = "attention";
         snprintf(v->sentence, sizeof v->sentence,
-                 "%" PRIu64 " message%s could not be delivered and wait%s for your decision.",
-                 failed, plural(failed), verb_s(failed));
-        v->hint = "tasukictl queue state:failed; then retry or delete.";
+                 "%" PRIu64 " message%s could be neither delivered nor reported to the sender.",
+                 failed, plural(failed));
+        v->hint = c->with.config->root_mail[0] != '\0'
+                      ? "The digest to root-mail will name them; or: tasukictl queue state:failed"
+                      : "tasukictl queue state:failed; set root-mail and a digest will tell you.";
     } else {
         v->level = "ok";
         int len =
@@ -130,12 +132,19 @@ static void put_queue(struct json *j, const struct flow_status *status)
     json_put_u64(j, "sending", status->sending);
     json_put_u64(j, "held", status->count_by_state[MESSAGE_HELD]);
     json_put_u64(j, "failed", status->count_by_state[MESSAGE_FAILED]);
+    json_put_u64(j, "trashed", status->count_by_state[MESSAGE_TRASHED]);
     json_put_u64(j, "body_bytes", status->body_bytes);
     json_put_u64(j, "used_bytes", status->pages_used_bytes);
     json_put_u64(j, "max_bytes", status->bytes_max);
+    json_put_u64(j, "file_bytes", status->file_bytes);
     json_put_bool(j, "accepting", status->accepting);
     json_put_u64(j, "oldest_due_ms", status->oldest_due_ms);
     json_close_object(j);
+    json_open_object(j, "history");
+    json_put_u64(j, "messages", status->history_count);
+    json_put_u64(j, "bytes", status->history_bytes);
+    json_close_object(j);
+    json_put_u64(j, "reports", status->reports_made);
 }
 
 static void put_marked(struct json *j, const struct flow_upstream_status *u)
@@ -148,6 +157,25 @@ static void put_marked(struct json *j, const struct flow_upstream_status *u)
     json_put_str(j, "text", u->text);
     json_put_u64(j, "marked_ms", u->marked_ms);
     json_put_u64(j, "next_probe_ms", u->next_probe_ms);
+}
+
+/* How fast mail goes there, and what holds it back. */
+static void put_pace(struct json *j, const struct flow_upstream_status *u)
+{
+    json_put_u64(j, "outage_ms", u->outage_ms);
+    json_put_u64(j, "concurrency", u->concurrency);
+    json_put_u64(j, "paused_until_ms", u->throttled_until_ms);
+    if (u->rate_limited) {
+        json_put_u64(j, "rate_room", u->rate_room);
+    } else {
+        json_put_null(j, "rate_room");
+    }
+    json_put_u64(j, "rate_next_ms", u->rate_next_ms);
+    if (u->forecast_ms != 0) {
+        json_put_u64(j, "forecast_ms", u->forecast_ms);
+    } else {
+        json_put_null(j, "forecast_ms");
+    }
 }
 
 static void put_upstream(struct json *j, const struct config_upstream *config,
@@ -171,6 +199,7 @@ static void put_upstream(struct json *j, const struct config_upstream *config,
     json_put_u64(j, "deferred", u->deferred);
     json_put_u64(j, "refused", u->refused);
     json_put_u64(j, "last_delivery_ms", u->last_delivery_ms);
+    put_pace(j, u);
     json_put_str(j, "peer", u->peer);
     json_put_str(j, "tls", u->tls);
     json_put_str(j, "mechanism", u->mechanism);

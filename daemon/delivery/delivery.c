@@ -5,6 +5,90 @@
 
 #include <stdlib.h>
 
+static void kicked(struct io_op *op)
+{
+    struct delivery *d = IO_OWNER(op, struct delivery, kick);
+    for (struct session *s = d->sessions; s != NULL;) {
+        struct session *next = s->next;
+        if (s->pump_wanted) {
+            s->pump_wanted = false;
+            session_pump(s);
+        }
+        s = next;
+    }
+    delivery_flush(d);
+}
+
+/* Timers that are due fire behind the completions of a round: what several of them have brought
+ * about goes in one send, and back in one message. */
+void delivery_kick(struct delivery *d)
+{
+    if (!io_pending(&d->kick)) {
+        io_timer(d->with.io, &d->kick, io_now_ms(d->with.io));
+    }
+}
+
+void delivery_give_back(struct delivery *d, struct flow_job *job)
+{
+    job->msg.next = NULL;
+    if (d->back_first == NULL) {
+        d->back_first = &job->msg;
+    } else {
+        d->back_last->next = &job->msg;
+    }
+    d->back_last = &job->msg;
+    delivery_kick(d);
+}
+
+void delivery_flush(struct delivery *d)
+{
+    struct flow_msg *first = d->back_first;
+    d->back_first = d->back_last = NULL;
+    mailbox_send_list(d->with.queue, first);
+}
+
+/* ---- what is known of an upstream ---- */
+
+enum smtp_client_pipelining delivery_pipelining(struct delivery *d, uint16_t upstream,
+                                                const struct flow_link *link)
+{
+    static const enum smtp_client_pipelining configured[] = {
+        [CONFIG_PIPELINE_AUTO] = SMTP_CLIENT_PIPELINING_STREAM,
+        [CONFIG_PIPELINE_OFF] = SMTP_CLIENT_PIPELINING_OFF,
+        [CONFIG_PIPELINE_SAFE] = SMTP_CLIENT_PIPELINING_SAFE,
+        [CONFIG_PIPELINE_STREAM] = SMTP_CLIENT_PIPELINING_STREAM,
+    };
+    enum smtp_client_pipelining max = configured[d->with.config->upstreams[upstream].pipelining];
+    if (d->pipelining[upstream].lowered &&
+        io_now_ms(d->with.io) >= d->pipelining[upstream].until_ms) {
+        d->pipelining[upstream].lowered = false;
+    }
+    if (d->pipelining[upstream].lowered && d->pipelining[upstream].max < max) {
+        max = d->pipelining[upstream].max;
+    }
+    if (link == NULL || link->pipeline_max == 0 || link->pipeline_max - 1u >= max) {
+        return max;
+    }
+    return (enum smtp_client_pipelining)(link->pipeline_max - 1u);
+}
+
+void delivery_lower(struct delivery *d, uint16_t upstream, enum smtp_client_pipelining mode,
+                    uint64_t until_ms)
+{
+    if (mode == SMTP_CLIENT_PIPELINING_OFF) {
+        return;
+    }
+    enum smtp_client_pipelining below = (enum smtp_client_pipelining)(mode - 1);
+    if (!d->pipelining[upstream].lowered || d->pipelining[upstream].max > below) {
+        d->pipelining[upstream].lowered = true;
+        d->pipelining[upstream].max = below;
+        d->pipelining[upstream].until_ms = until_ms;
+    }
+    d->pipelining[upstream].suspects = 0;
+}
+
+/* ---- what the worker calls ---- */
+
 enum err delivery_new(struct delivery **out, const struct delivery_config *config)
 {
     struct delivery *d = calloc(1, sizeof *d);
@@ -12,6 +96,7 @@ enum err delivery_new(struct delivery **out, const struct delivery_config *confi
         return ERR_NO_MEMORY;
     }
     d->with = *config;
+    d->kick.fn = kicked;
     *out = d;
     return ERR_OK;
 }
@@ -19,7 +104,10 @@ enum err delivery_new(struct delivery **out, const struct delivery_config *confi
 void delivery_free(struct delivery **d)
 {
     if (*d != NULL) {
-        CHECK(delivery_is_empty(*d));
+        CHECK(delivery_is_empty(*d) && (*d)->back_first == NULL);
+        if (io_pending(&(*d)->kick)) {
+            io_cancel((*d)->with.io, &(*d)->kick);
+        }
         free(*d);
         *d = NULL;
     }
@@ -37,6 +125,7 @@ static void link_refuse(struct delivery *d, struct flow_link *link, enum outcome
     link->down_outcome = outcome;
     link->down_code = 0;
     link->down_text[0] = '\0';
+    link->anomaly[0] = '\0';
     link->down.kind = FLOW_LINK_DOWN;
     mailbox_send(d->with.queue, &link->down);
 }
@@ -50,6 +139,7 @@ void delivery_link_open(struct delivery *d, struct flow_link *link)
         return;
     }
     s->link = link;
+    s->number = ++d->connection_count * WORKERS_MAX + link->worker;
     link->session = s;
     session_begin(s);
 }
@@ -57,8 +147,13 @@ void delivery_link_open(struct delivery *d, struct flow_link *link)
 void delivery_job(struct delivery *d, struct flow_job *job)
 {
     struct session *s = job->link->session;
+    job->connection = 0;
+    job->duration_ms = 0;
+    job->was_sent_ms = 0;
+    job->dsn_passed = false;
+    buf_init(&job->dialogue, job->dialogue_memory, sizeof job->dialogue_memory);
     if (s == NULL || s->quitting || s->state != SESSION_TALKING) {
-        mailbox_send(d->with.queue, &job->msg); /* it crossed our DOWN: untried */
+        delivery_give_back(d, job); /* it crossed our DOWN: untried */
         return;
     }
     job->msg.next = NULL;
@@ -68,7 +163,7 @@ void delivery_job(struct delivery *d, struct flow_job *job)
         s->waiting_last->msg.next = &job->msg;
     }
     s->waiting_last = job;
-    session_pump(s);
+    session_wake(s);
 }
 
 void delivery_probe(struct delivery *d, struct flow_probe *probe)

@@ -9,7 +9,15 @@
 #include "schema/event.h"
 #include "schema/record.h"
 
-#define DELIVERY_WINDOW         4 /* jobs a connection wants to have at hand */
+/* Jobs that a connection wants to have at hand: those of a whole window where it streams, else one
+ * under way and the next ones. */
+#define DELIVERY_WINDOW         16
+#define DELIVERY_WINDOW_SHORT   4
+#define DELIVERY_WINDOW_BYTES   (1u << 20) /* of content written and not answered, streaming */
+#define DELIVERY_GROUP_INLINE   4          /* recipients that need no memory of their own */
+#define DELIVERY_RECORDS_KEPT   16384      /* bytes that a place keeps for the next job's records */
+#define DELIVERY_SUSPECTS_MAX   2 /* connections in a row that broke before anything was answered */
+#define DELIVERY_SUSPECT_MS     (60u * 60 * 1000) /* for so long they lower the pipelining */
 #define PROBE_MESSAGE_BYTES_MAX 1024
 
 /* Where a connection is. Each value says what is true in it. */
@@ -23,25 +31,39 @@ enum session_state {
     SESSION_CLOSED,     /* it is; what is away (lookup, login) is awaited, then the end is told */
 };
 
-/* The message in hand, and what came of it so far. */
+enum delivery_job_state {
+    DELIVERY_JOB_FREE,    /* the place is */
+    DELIVERY_JOB_PENDING, /* a group of recipients is ready; the machine has no room for it yet */
+    DELIVERY_JOB_OPEN,    /* it is in the machine's window, and tag is its place */
+};
+
+/* What belongs to one recipient of the group, beside what the machine needs. */
+struct delivery_place {
+    uint32_t index; /* in the envelope */
+    bool told;      /* has its result */
+};
+
+/* A message in hand, and what came of it so far. */
 struct delivery_job {
-    struct flow_job *job;            /* NULL: none in hand */
+    enum delivery_job_state state;
+    uint64_t order;                  /* grows with every job of the connection */
+    struct flow_job *job;            /* NULL when FREE */
     struct buf records;              /* owned: envelope and state, copied from the store */
     struct record_envelope envelope; /* borrowed from records */
-    struct record_state state;
-    struct slice recipients, fates; /* what is left of the lists */
-    uint32_t next_index;            /* of the next recipient in the lists */
-    uint32_t queued_count;          /* recipients to deliver, in all */
-    uint32_t delivered_before;      /* by earlier attempts */
-    uint32_t failed_before;
+    struct record_state message;     /* likewise */
+    struct slice recipients, fates;  /* what is left of the lists */
+    uint32_t next_index;             /* of the next recipient in the lists */
+    uint32_t queued_count;           /* recipients to deliver, in all */
+    uint32_t failed_before;          /* by earlier attempts */
     struct smtp_client_mail mail;
-    struct slice group[SMTP_RECIPIENTS_UPSTREAM_MAX];   /* of this transaction */
-    uint32_t group_index[SMTP_RECIPIENTS_UPSTREAM_MAX]; /* place in the envelope */
-    bool group_told[SMTP_RECIPIENTS_UPSTREAM_MAX];      /* has its result */
-    uint32_t group_count;
-    uint64_t body_offset; /* read from the store so far */
-    size_t chunk_used;
-    struct buf chunk; /* owned: a part of the body */
+    struct smtp_client_recipient *group; /* of this transaction: group_inline, or group_memory */
+    struct delivery_place *places;       /* likewise */
+    void *group_memory;                  /* owned, NULL for few */
+    uint32_t group_cap, group_count;
+    struct smtp_client_recipient group_inline[DELIVERY_GROUP_INLINE];
+    struct delivery_place places_inline[DELIVERY_GROUP_INLINE];
+    bool unreadable; /* its body could not be brought to its end */
+    bool begun;      /* something of it was given to the machine, at */
     uint64_t began_ms;
 };
 
@@ -57,7 +79,9 @@ struct session {
     struct smtp_client_config machine_config;
     struct smtp_client machine;
     bool machine_begun;
-    size_t sending_len;
+    size_t sending_len, sending_told; /* given to the stream; of them told to the machine as sent */
+    bool pump_wanted;                 /* at the end of this round of completions */
+    bool dropping;                    /* it is we who end it */
     struct io_op timer;
     uint64_t timer_ms;
     uint64_t step_deadline_ms; /* of connecting and securing */
@@ -77,14 +101,29 @@ struct session {
     bool auth_challenge_wrong;
     bool password_refused; /* the last mechanism sent it as it is, and heard 535 */
 
+    const char *anomaly;  /* static: why the mode was too deep; NULL: it was not */
     enum outcome outcome; /* why it ends: the first that went wrong */
     uint16_t code;
     char text[256];
 
-    struct flow_job *waiting_first, *waiting_last; /* jobs not begun, linked by msg.next */
-    struct delivery_job now;
-    uint32_t jobs_answered;
+    /* An answer that is about the upstream, not the message: what is under way is brought to its
+     * end, and then the connection's end is this. NONE: there was none. */
+    enum outcome fault;
+    uint16_t fault_code;
+    char fault_text[256];
 
+    uint64_t number;                               /* unique in this process */
+    struct flow_job *waiting_first, *waiting_last; /* jobs not begun, linked by msg.next */
+    struct delivery_job jobs[DELIVERY_WINDOW];
+    uint32_t job_count; /* not FREE */
+    uint64_t job_order;
+    uint32_t jobs_answered;
+    struct buf chunk; /* owned: the part of a body that is being sent */
+    size_t chunk_used;
+    uint64_t body_offset; /* of that body, read from the store so far */
+
+    struct smtp_client_recipient probe_recipient;
+    size_t probe_used; /* of the message */
     uint8_t probe_message[PROBE_MESSAGE_BYTES_MAX];
     size_t probe_message_len;
     uint8_t output_memory[SMTP_CLIENT_OUTPUT_BYTES];
@@ -95,7 +134,32 @@ struct delivery {
     struct session *sessions; /* doubly linked */
     bool shutting_down;
     char good_mechanism[UPSTREAMS_MAX][32]; /* the one that worked last */
+    /* Pipelining that an upstream has shown not to bear: less than this until then. */
+    struct {
+        bool lowered;
+        enum smtp_client_pipelining max;
+        uint64_t until_ms;
+        uint32_t suspects;
+    } pipelining[UPSTREAMS_MAX];
+    uint64_t connection_count;
+    struct flow_msg *back_first, *back_last; /* jobs to give back at the end of this round */
+    struct io_op kick;                       /* a timer that is due at once: the end of the round */
 };
+
+_Static_assert(DELIVERY_WINDOW <= SMTP_CLIENT_WINDOW_MAX, "a place for each message of the window");
+
+/* delivery.c */
+/* At the end of this round of completions: connections that want it are pumped, jobs given back. */
+void delivery_kick(struct delivery *d);
+void delivery_give_back(struct delivery *d, struct flow_job *job);
+/* Gives back what waits, now. */
+void delivery_flush(struct delivery *d);
+/* The deepest pipelining to be tried with an upstream. */
+enum smtp_client_pipelining delivery_pipelining(struct delivery *d, uint16_t upstream,
+                                                const struct flow_link *link);
+/* mode was too deep for it; for good, or until then. */
+void delivery_lower(struct delivery *d, uint16_t upstream, enum smtp_client_pipelining mode,
+                    uint64_t until_ms);
 
 /* session.c */
 struct session *session_new(struct delivery *d, uint16_t upstream);
@@ -103,6 +167,7 @@ void session_begin(struct session *s);
 void session_quit(struct session *s);  /* in peace, after the message in hand */
 void session_abort(struct session *s); /* now */
 void session_pump(struct session *s);
+void session_wake(struct session *s); /* the same, at the end of this round */
 /* Ends it; the first reason counts. outcome NONE: in peace. */
 void session_fail(struct session *s, enum outcome outcome, uint16_t code, struct slice text);
 
@@ -115,22 +180,33 @@ void login_back(struct session *s);
 bool login_end(struct session *s);
 
 /* job.c */
-void job_next(struct session *s);
+/* Begins what there is room for. Returns whether it began, or gave back, anything. */
+bool jobs_begin(struct session *s);
 void job_recipient(struct session *s, const struct smtp_client_event *event);
-void job_content(struct session *s);
 void job_done(struct session *s, const struct smtp_client_event *event);
-/* The connection failed while a message was in hand. */
-void job_failed(struct session *s, const struct smtp_client_event *event);
+/* The connection failed while the message was in hand. */
+void job_lost(struct session *s, const struct smtp_client_event *event);
 /* Gives back what was not begun. */
 void jobs_return_waiting(struct session *s);
-void job_free(struct delivery_job *j);
+void jobs_free(struct session *s);
+
+/* Its body cannot be read (job->damaged: never): what is left of the group has its result. */
+void job_unreadable(struct session *s, struct delivery_job *j);
+void job_log_trouble(const struct session *s, enum event event, const struct msg_id *id,
+                     const char *problem);
+
+/* body.c */
+void job_content_begin(struct session *s);
+/* Brings content of the job with that tag. False when the output is full, or it could not be
+ * read. */
+bool job_content(struct session *s, uint32_t tag);
 
 /* probe.c */
 void probe_note(struct session *s, const char *words);
 void probe_note_received(struct session *s, struct slice bytes);
 void probe_note_sent(struct session *s, struct slice bytes, bool secret);
 void probe_ready(struct session *s);
-void probe_content(struct session *s);
+bool probe_content(struct session *s); /* false: the output is full */
 void probe_recipient(struct session *s, const struct smtp_client_event *event);
 void probe_done(struct session *s, const struct smtp_client_event *event);
 void probe_step(struct session *s, const char *word);

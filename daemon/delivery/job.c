@@ -1,7 +1,7 @@
 /*
- * One message over one connection: its records from the store, its recipients in groups of at most
- * SMTP_RECIPIENTS_UPSTREAM_MAX a transaction, its body piece by piece, and a result for each
- * recipient.
+ * Messages over one connection: their records from the store, their recipients in groups of at most
+ * SMTP_RECIPIENTS_UPSTREAM_MAX a transaction, and a result for each recipient. Several messages are
+ * in hand at once, as many as the machine's window takes; each job has at most one group in it.
  *
  * A recipient that got no result stays as it was. So when the connection breaks between two groups,
  * the first group's answers count and the rest is simply tried again.
@@ -9,13 +9,14 @@
 #include "daemon/base/num.h"
 #include "daemon/delivery/delivery_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define RECORDS_BYTES_MIN 4096
 #define RECORDS_BYTES_MAX (64u << 20) /* JOB_RECIPIENTS_MAX recipients at their longest */
 
-static void log_trouble(const struct session *s, enum event event, const struct msg_id *id,
-                        const char *problem)
+void job_log_trouble(const struct session *s, enum event event, const struct msg_id *id,
+                     const char *problem)
 {
     struct log_line line;
     event_begin(&line, s->d->with.log, event);
@@ -44,8 +45,8 @@ static void put_words(struct flow_job *job, struct flow_result *result, struct s
     buf_put(&job->text, words);
 }
 
-static void log_result(const struct session *s, const struct flow_result *result,
-                       struct slice recipient, struct slice words)
+static void log_result(const struct session *s, const struct delivery_job *j,
+                       const struct flow_result *result, struct slice recipient, struct slice words)
 {
     enum outcome_action action = outcome_row(result->outcome)->action;
     if (action != OUTCOME_ACTION_DONE && action != OUTCOME_ACTION_REPORT) {
@@ -54,26 +55,25 @@ static void log_result(const struct session *s, const struct flow_result *result
     struct log_line line;
     event_begin(&line, s->d->with.log,
                 action == OUTCOME_ACTION_DONE ? EVENT_DELIVERED : EVENT_FAILED);
-    event_put_id(&line, &s->now.job->id);
+    event_put_id(&line, &j->job->id);
     log_put_word(&line, "upstream", s->up->name);
     log_put_word(&line, "reason", outcome_row(result->outcome)->word);
     log_put_u64(&line, "code", result->code);
-    log_put_u64(&line, "took", io_now_ms(s->d->with.io) - s->now.began_ms);
+    log_put_u64(&line, "took", io_now_ms(s->d->with.io) - j->began_ms);
     log_put_text(&line, "to", recipient);
     log_put_text(&line, "reply", words);
     log_end(&line);
 }
 
-static void put_result(struct session *s, uint32_t group_at, enum outcome outcome,
-                       const struct smtp_reply *reply, struct slice words)
+static void put_result(struct session *s, struct delivery_job *j, uint32_t group_at,
+                       enum outcome outcome, const struct smtp_reply *reply, struct slice words)
 {
-    struct delivery_job *j = &s->now;
-    if (j->group_told[group_at]) {
+    if (j->places[group_at].told) {
         return;
     }
-    j->group_told[group_at] = true;
+    j->places[group_at].told = true;
     struct flow_result result = {
-        .recipient_index = j->group_index[group_at],
+        .recipient_index = j->places[group_at].index,
         .outcome = outcome,
         .code = reply->code,
     };
@@ -81,30 +81,59 @@ static void put_result(struct session *s, uint32_t group_at, enum outcome outcom
     put_words(j->job, &result, words);
     CHECK(j->job->result_count < j->queued_count);
     j->job->results[j->job->result_count++] = result;
-    log_result(s, &result, j->group[group_at], words);
+    log_result(s, j, &result, j->group[group_at].path, words);
 }
 
 /* The same for everybody in the group who was not told yet. */
-static void put_rest(struct session *s, enum outcome outcome, const struct smtp_reply *reply,
-                     struct slice words)
+static void put_rest(struct session *s, struct delivery_job *j, enum outcome outcome,
+                     const struct smtp_reply *reply, struct slice words)
 {
-    for (uint32_t at = 0; at < s->now.group_count; at++) {
-        put_result(s, at, outcome, reply, words);
+    for (uint32_t at = 0; at < j->group_count; at++) {
+        put_result(s, j, at, outcome, reply, words);
     }
 }
 
-static void give_back(struct session *s)
+/* ---- giving back ---- */
+
+static void group_free(struct delivery_job *j)
 {
-    struct delivery_job *j = &s->now;
-    uint32_t delivered = 0;
-    for (uint32_t index = 0; index < j->job->result_count; index++) {
-        delivered += outcome_row(j->job->results[index].outcome)->action == OUTCOME_ACTION_DONE;
-    }
-    j->job->complete = j->job->tried && j->failed_before == 0 && delivered == j->queued_count;
-    s->jobs_answered += j->job->result_count > 0;
+    free(j->group_memory);
+    j->group_memory = NULL;
+    j->group_count = 0;
+}
+
+static void give_back(struct session *s, struct delivery_job *j)
+{
     struct flow_job *job = j->job;
+    uint32_t delivered = 0;
+    for (uint32_t index = 0; index < job->result_count; index++) {
+        delivered += outcome_row(job->results[index].outcome)->action == OUTCOME_ACTION_DONE;
+    }
+    job->complete = job->tried && j->failed_before == 0 && delivered == j->queued_count;
+    job->connection = j->begun ? s->number : 0;
+    job->duration_ms =
+        j->begun ? u32_from(u64_min(io_now_ms(s->d->with.io) - j->began_ms, UINT32_MAX)) : 0;
+    s->jobs_answered += job->result_count > 0;
+    group_free(j);
+    if (j->records.cap > DELIVERY_RECORDS_KEPT) {
+        free(j->records.data);
+        j->records = (struct buf){0};
+    }
     j->job = NULL;
-    mailbox_send(s->d->with.queue, &job->msg);
+    j->state = DELIVERY_JOB_FREE;
+    s->job_count--;
+    delivery_give_back(s->d, job);
+}
+
+/* Not the message's try: nothing of it may have been taken, and nobody was told anything. */
+static void give_back_untried(struct session *s, struct delivery_job *j)
+{
+    j->job->tried = false;
+    if (j->job->results != &j->job->inline_result) {
+        free(j->job->results);
+        j->job->results = &j->job->inline_result;
+    }
+    give_back(s, j);
 }
 
 void jobs_return_waiting(struct session *s)
@@ -112,16 +141,18 @@ void jobs_return_waiting(struct session *s)
     while (s->waiting_first != NULL) {
         struct flow_job *job = s->waiting_first;
         s->waiting_first = FLOW_FROM(job->msg.next, struct flow_job);
-        mailbox_send(s->d->with.queue, &job->msg);
+        delivery_give_back(s->d, job);
     }
     s->waiting_last = NULL;
 }
 
-void job_free(struct delivery_job *j)
+void jobs_free(struct session *s)
 {
-    free(j->records.data);
-    free(j->chunk.data);
-    j->records.data = j->chunk.data = NULL;
+    CHECK(s->job_count == 0);
+    for (size_t index = 0; index < DELIVERY_WINDOW; index++) {
+        free(s->jobs[index].records.data);
+    }
+    free(s->chunk.data);
 }
 
 /* ---- reading ---- */
@@ -139,16 +170,16 @@ static enum err records_resize(struct delivery_job *j, size_t bytes)
     return ERR_OK;
 }
 
-static enum err load(struct session *s)
+static enum err load(struct session *s, struct delivery_job *j)
 {
-    struct delivery_job *j = &s->now;
     const struct flow_reader *reader = s->d->with.reader;
-    struct slice envelope, state;
+    struct slice envelope, message;
     size_t needed = RECORDS_BYTES_MIN;
     enum err err = j->records.data == NULL ? records_resize(j, needed) : ERR_OK;
     for (int attempt = 0; err == ERR_OK && attempt < 2; attempt++) {
         buf_reset(&j->records);
-        err = reader->message(reader->reader, &j->job->id, &j->records, &envelope, &state, &needed);
+        err =
+            reader->message(reader->reader, &j->job->id, &j->records, &envelope, &message, &needed);
         if (err != ERR_LIMIT) {
             break;
         }
@@ -158,24 +189,43 @@ static enum err load(struct session *s)
         err = record_envelope_get(envelope, &j->envelope);
     }
     if (err == ERR_OK) {
-        err = record_state_get(state, &j->state);
+        err = record_state_get(message, &j->message);
     }
-    if (err == ERR_OK && j->state.recipient_count != j->envelope.recipient_count) {
+    if (err == ERR_OK && j->message.recipient_count != j->envelope.recipient_count) {
         err = ERR_DAMAGED;
     }
     return err;
 }
 
+/* Where the group's recipients are kept: in the job, or in memory of its own. */
+static enum err group_init(struct delivery_job *j)
+{
+    j->group = j->group_inline;
+    j->places = j->places_inline;
+    j->group_cap = DELIVERY_GROUP_INLINE;
+    if (j->queued_count <= DELIVERY_GROUP_INLINE) {
+        return ERR_OK;
+    }
+    j->group_cap = j->queued_count < SMTP_RECIPIENTS_UPSTREAM_MAX ? j->queued_count
+                                                                  : SMTP_RECIPIENTS_UPSTREAM_MAX;
+    j->group_memory = calloc(j->group_cap, sizeof *j->group + sizeof *j->places);
+    if (j->group_memory == NULL) {
+        return ERR_NO_MEMORY;
+    }
+    j->group = j->group_memory;
+    j->places = (struct delivery_place *)(void *)(j->group + j->group_cap);
+    return ERR_OK;
+}
+
 /* Counts what is to be done, and makes room for its results. */
 static enum err plan(struct delivery_job *j)
 {
-    struct slice fates = j->state.recipients;
+    struct slice fates = j->message.recipients;
     struct record_recipient fate;
-    j->queued_count = j->failed_before = j->delivered_before = 0;
+    j->queued_count = j->failed_before = 0;
     while (record_fate_next(&fates, &fate)) {
-        j->queued_count += fate.state == RECIPIENT_QUEUED;
+        j->queued_count += recipient_is_open(fate.state);
         j->failed_before += fate.state == RECIPIENT_FAILED;
-        j->delivered_before += fate.state == RECIPIENT_DELIVERED;
     }
     if (j->queued_count == 0) {
         return ERR_DAMAGED; /* it stood in the due index with nothing due */
@@ -188,23 +238,30 @@ static enum err plan(struct delivery_job *j)
         j->job->results = results;
     }
     j->recipients = j->envelope.recipients;
-    j->fates = j->state.recipients;
+    j->fates = j->message.recipients;
     j->next_index = 0;
-    return ERR_OK;
+    return group_init(j);
 }
 
-/* The next recipients that are still queued. False when none is left. */
+/* Both are the bits of RFC 3461 4.1, in the same order. */
+_Static_assert(RECORD_NOTIFY_NEVER == SMTP_CLIENT_NOTIFY_NEVER &&
+                   RECORD_NOTIFY_SUCCESS == SMTP_CLIENT_NOTIFY_SUCCESS &&
+                   RECORD_NOTIFY_FAILURE == SMTP_CLIENT_NOTIFY_FAILURE &&
+                   RECORD_NOTIFY_DELAY == SMTP_CLIENT_NOTIFY_DELAY,
+               "NOTIFY goes from the record to the command as it is");
+
+/* The next recipients that are still open. False when none is left. */
 static bool next_group(struct delivery_job *j)
 {
-    struct slice path;
+    struct record_rcpt rcpt;
     struct record_recipient fate;
     j->group_count = 0;
-    while (j->group_count < SMTP_RECIPIENTS_UPSTREAM_MAX &&
-           record_recipient_next(&j->recipients, &path) && record_fate_next(&j->fates, &fate)) {
-        if (fate.state == RECIPIENT_QUEUED) {
-            j->group[j->group_count] = path;
-            j->group_index[j->group_count] = j->next_index;
-            j->group_told[j->group_count] = false;
+    while (j->group_count < j->group_cap && record_rcpt_next(&j->recipients, &rcpt) &&
+           record_fate_next(&j->fates, &fate)) {
+        if (recipient_is_open(fate.state)) {
+            j->group[j->group_count] = (struct smtp_client_recipient){
+                .path = rcpt.path, .orcpt = rcpt.orcpt, .notify = rcpt.notify};
+            j->places[j->group_count] = (struct delivery_place){.index = j->next_index};
             j->group_count++;
         }
         j->next_index++;
@@ -212,115 +269,128 @@ static bool next_group(struct delivery_job *j)
     return j->group_count > 0;
 }
 
-/* ---- sending ---- */
+/* ---- beginning ---- */
 
-static void begin_group(struct session *s)
+static void describe_mail(const struct session *s, struct delivery_job *j)
 {
-    struct delivery_job *j = &s->now;
+    uint16_t flags = (uint16_t)j->envelope.flags;
+    j->mail = (struct smtp_client_mail){
+        .tag = (uint32_t)(j - s->jobs),
+        .sender = j->envelope.sender,
+        .recipients = j->group,
+        .recipient_count = j->group_count,
+        .size = j->envelope.body_bytes,
+        .body_8bit = (flags & (RECORD_FLAG_8BITMIME | RECORD_FLAG_8BIT)) != 0,
+        .smtputf8 = (flags & RECORD_FLAG_SMTPUTF8) != 0,
+        .ret = (flags & RECORD_FLAG_RET_FULL) != 0   ? SMTP_CLIENT_RET_FULL
+               : (flags & RECORD_FLAG_RET_HDRS) != 0 ? SMTP_CLIENT_RET_HDRS
+                                                     : SMTP_CLIENT_RET_NONE,
+        .envid = j->envelope.envid,
+        .dialogue = &j->job->dialogue,
+    };
+}
+
+/* The next group, or the job's end. */
+static void go_on(struct session *s, struct delivery_job *j)
+{
+    if (next_group(j)) {
+        j->state = DELIVERY_JOB_PENDING;
+    } else {
+        give_back(s, j);
+    }
+}
+
+/* A pending job's group enters the window. */
+static void begin_group(struct session *s, struct delivery_job *j)
+{
     static const struct smtp_reply no_reply;
-    while (next_group(j)) {
-        j->mail = (struct smtp_client_mail){
-            .sender = j->envelope.sender,
-            .recipients = j->group,
-            .recipient_count = j->group_count,
-            .size = j->envelope.body_bytes,
-            .body_8bit = (j->envelope.flags & (RECORD_FLAG_8BITMIME | RECORD_FLAG_8BIT)) != 0,
-            .smtputf8 = (j->envelope.flags & RECORD_FLAG_SMTPUTF8) != 0,
-        };
-        j->body_offset = 0;
-        j->chunk_used = 0;
-        buf_reset(&j->chunk);
-        j->job->tried = true;
-        switch (smtp_client_begin_mail(&s->machine, &j->mail, io_now_ms(s->d->with.io))) {
-        case SMTP_CLIENT_BEGUN:
-            return;
-        case SMTP_CLIENT_TOO_LARGE:
-            put_rest(s, OUTCOME_TOO_LARGE, &no_reply, SLICE("larger than the upstream's SIZE"));
-            break;
-        case SMTP_CLIENT_NO_SMTPUTF8:
-        default:
-            put_rest(s, OUTCOME_NEEDS_SMTPUTF8, &no_reply,
-                     SLICE("the upstream does not offer SMTPUTF8"));
-        }
-    }
-    give_back(s);
-}
-
-void job_next(struct session *s)
-{
-    while (s->now.job == NULL && s->waiting_first != NULL) {
-        struct delivery_job *j = &s->now;
-        j->job = s->waiting_first;
-        s->waiting_first = FLOW_FROM(j->job->msg.next, struct flow_job);
-        j->began_ms = io_now_ms(s->d->with.io);
-        enum err err = load(s);
-        if (err == ERR_OK) {
-            err = plan(j);
-        }
-        if (err == ERR_OK) {
-            begin_group(s);
-            continue;
-        }
-        j->job->damaged = err == ERR_DAMAGED || err == ERR_VERSION || err == ERR_NOT_FOUND;
-        log_trouble(s, j->job->damaged ? EVENT_STORE_DAMAGED : EVENT_DELIVERY_TROUBLE, &j->job->id,
-                    err_text(err));
-        give_back(s);
-    }
-}
-
-static bool chunk_fill(struct session *s)
-{
-    struct delivery_job *j = &s->now;
-    const struct flow_reader *reader = s->d->with.reader;
-    if (j->chunk.data == NULL) {
-        void *memory = malloc(BODY_CHUNK_BYTES_MAX);
-        if (memory == NULL) {
-            return false;
-        }
-        buf_init(&j->chunk, memory, BODY_CHUNK_BYTES_MAX);
-    }
-    buf_reset(&j->chunk);
-    j->chunk_used = 0;
-    enum err err = reader->body(reader->reader, &j->job->id, j->body_offset, &j->chunk);
-    if (err == ERR_OK && j->chunk.len > 0 &&
-        j->chunk.len <= j->envelope.body_bytes - j->body_offset) {
-        j->body_offset += j->chunk.len;
-        return true;
-    }
-    j->job->damaged = err == ERR_DAMAGED || err == ERR_NOT_FOUND || err == ERR_OK;
-    log_trouble(s, j->job->damaged ? EVENT_STORE_DAMAGED : EVENT_DELIVERY_TROUBLE, &j->job->id,
-                err_text(err == ERR_OK ? ERR_DAMAGED : err));
-    return false;
-}
-
-void job_content(struct session *s)
-{
-    struct delivery_job *j = &s->now;
     uint64_t now_ms = io_now_ms(s->d->with.io);
-    for (;;) {
-        if (j->chunk_used < j->chunk.len) {
-            struct slice rest = slice_tail(buf_slice(&j->chunk), j->chunk_used);
-            size_t used = smtp_client_content(&s->machine, rest, now_ms);
-            j->chunk_used += used;
-            if (used < rest.len) {
-                return; /* the output is full */
-            }
-        } else if (j->body_offset == j->envelope.body_bytes) {
-            (void)!smtp_client_content_end(&s->machine,
-                                           now_ms); /* no room: the next pump comes back here */
-            return;
-        } else if (!chunk_fill(s)) {
-            /* What was begun cannot be ended truthfully: the connection goes, without the final
-             * dot. */
-            static const struct smtp_reply no_reply;
-            if (!j->job->damaged) {
-                put_rest(s, OUTCOME_LOCAL_TROUBLE, &no_reply, slice_of(NULL, 0));
-            }
-            give_back(s);
-            session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0));
-            return;
+    if (!j->begun) {
+        j->begun = true;
+        j->began_ms = now_ms;
+    }
+    describe_mail(s, j);
+    j->job->tried = true;
+    j->job->dsn_passed = (s->machine.extensions & SMTP_CLIENT_EXT_DSN) != 0;
+    switch (smtp_client_begin_mail(&s->machine, &j->mail, now_ms)) {
+    case SMTP_CLIENT_BEGUN:
+        j->state = DELIVERY_JOB_OPEN;
+        return;
+    case SMTP_CLIENT_TOO_LARGE:
+        put_rest(s, j, OUTCOME_TOO_LARGE, &no_reply, SLICE("larger than the upstream's SIZE"));
+        break;
+    case SMTP_CLIENT_NO_SMTPUTF8:
+    default:
+        put_rest(s, j, OUTCOME_NEEDS_SMTPUTF8, &no_reply,
+                 SLICE("the upstream does not offer SMTPUTF8"));
+    }
+    go_on(s, j);
+}
+
+/* The one that has been in hand for longest, of those that are pending; NULL when none is. */
+static struct delivery_job *oldest_pending(struct session *s)
+{
+    struct delivery_job *oldest = NULL;
+    for (size_t index = 0; s->job_count > 0 && index < DELIVERY_WINDOW; index++) {
+        struct delivery_job *j = &s->jobs[index];
+        if (j->state == DELIVERY_JOB_PENDING && (oldest == NULL || j->order < oldest->order)) {
+            oldest = j;
         }
     }
+    return oldest;
+}
+
+/* Takes the first waiting job in hand. NULL: there was none, or it went back at once. */
+static struct delivery_job *take_waiting(struct session *s)
+{
+    struct delivery_job *j = s->jobs;
+    while (j->state != DELIVERY_JOB_FREE) {
+        j++;
+        CHECK(j < s->jobs + DELIVERY_WINDOW);
+    }
+    j->job = s->waiting_first;
+    s->waiting_first = FLOW_FROM(j->job->msg.next, struct flow_job);
+    j->state = DELIVERY_JOB_PENDING;
+    j->order = s->job_order++;
+    j->begun = j->unreadable = false;
+    j->queued_count = j->failed_before = 0;
+    s->job_count++;
+    enum err err = load(s, j);
+    if (err == ERR_OK) {
+        err = plan(j);
+    }
+    if (err == ERR_OK) {
+        go_on(s, j);
+        return j->state == DELIVERY_JOB_PENDING ? j : NULL;
+    }
+    j->job->damaged = err == ERR_DAMAGED || err == ERR_VERSION || err == ERR_NOT_FOUND;
+    job_log_trouble(s, j->job->damaged ? EVENT_STORE_DAMAGED : EVENT_DELIVERY_TROUBLE, &j->job->id,
+                    err_text(err));
+    give_back_untried(s, j);
+    return NULL;
+}
+
+bool jobs_begin(struct session *s)
+{
+    bool moved = false;
+    while (smtp_client_has_room(&s->machine, 1) && s->machine.refused_count == 0) {
+        struct delivery_job *j = oldest_pending(s);
+        bool may_take = s->waiting_first != NULL && !s->quitting && s->job_count < DELIVERY_WINDOW;
+        if (j == NULL && !may_take) {
+            break;
+        }
+        moved = true;
+        if (j == NULL) {
+            j = take_waiting(s);
+        }
+        if (j != NULL && !smtp_client_has_room(&s->machine, j->group_count)) {
+            return false; /* it waits until others are over */
+        }
+        if (j != NULL) {
+            begin_group(s, j);
+        }
+    }
+    return moved;
 }
 
 /* ---- answers ---- */
@@ -328,51 +398,81 @@ void job_content(struct session *s)
 void job_recipient(struct session *s, const struct smtp_client_event *event)
 {
     enum outcome outcome = event->reply.code == 0 ? OUTCOME_REFUSED : classify_event(event);
-    put_result(s, event->index, outcome, &event->reply,
+    put_result(s, &s->jobs[event->tag], event->index, outcome, &event->reply,
                event->reply.code == 0 ? slice_from_str(event->detail == NULL ? "" : event->detail)
                                       : event->reply.text);
 }
 
-void job_done(struct session *s, const struct smtp_client_event *event)
+void job_unreadable(struct session *s, struct delivery_job *j)
 {
-    if (event->accepted_count > 0) {
-        put_rest(s, classify_event(event), &event->reply, event->reply.text);
+    static const struct smtp_reply no_reply;
+    j->unreadable = true;
+    if (!j->job->damaged) {
+        put_rest(s, j, OUTCOME_LOCAL_TROUBLE, &no_reply, slice_of(NULL, 0));
     }
-    bool upstreams_fault = false;
-    for (uint32_t index = 0; index < s->now.job->result_count; index++) {
-        upstreams_fault =
-            upstreams_fault ||
-            outcome_row(s->now.job->results[index].outcome)->action == OUTCOME_ACTION_UPSTREAM;
-    }
-    if (upstreams_fault) { /* "authentication required" at MAIL, and the like: more mail would fare
-                              no better */
-        enum outcome outcome = s->now.job->results[0].outcome;
-        give_back(s);
-        session_fail(s, outcome, event->reply.code, smtp_reply_first_line(&event->reply));
-        return;
-    }
-    begin_group(s);
 }
 
-void job_failed(struct session *s, const struct smtp_client_event *event)
+/* "Authentication required" at MAIL, and the like: more mail would fare no better. What is under
+ * way hears its own answers; then the connection ends with this one. */
+static void note_fault(struct session *s, const struct flow_job *job)
 {
-    enum outcome outcome = classify_event(event);
+    for (uint32_t index = 0; index < job->result_count && s->fault == OUTCOME_NONE; index++) {
+        const struct flow_result *result = &job->results[index];
+        if (outcome_row(result->outcome)->action == OUTCOME_ACTION_UPSTREAM) {
+            s->fault = result->outcome;
+            s->fault_code = result->code;
+            snprintf(s->fault_text, sizeof s->fault_text, "%.*s",
+                     (int)size_min(result->text_len, sizeof s->fault_text - 1),
+                     (const char *)job->text.data + result->text_offset);
+        }
+    }
+}
+
+void job_done(struct session *s, const struct smtp_client_event *event)
+{
+    struct delivery_job *j = &s->jobs[event->tag];
+    if (event->accepted_count > 0) {
+        put_rest(s, j, classify_event(event), &event->reply, event->reply.text);
+    }
+    s->d->pipelining[s->upstream].suspects = 0;
+    note_fault(s, j->job);
+    if (s->fault != OUTCOME_NONE) {
+        s->quitting = true;
+        jobs_return_waiting(s);
+        give_back(s, j);
+    } else if (j->unreadable) {
+        give_back(s, j);
+    } else {
+        go_on(s, j);
+    }
+}
+
+void job_lost(struct session *s, const struct smtp_client_event *event)
+{
+    struct delivery_job *j = &s->jobs[event->tag];
+    if (j->unreadable) {
+        give_back(s, j);
+        return;
+    }
+    bool whole = event->stage == SMTP_CLIENT_STAGE_END;
     bool nothing_said = event->stage == SMTP_CLIENT_STAGE_MAIL ||
                         event->stage == SMTP_CLIENT_STAGE_RCPT ||
                         event->stage == SMTP_CLIENT_STAGE_DATA;
-    if (s->jobs_answered > 0 && nothing_said && s->now.job->result_count == 0 &&
-        event->failure == SMTP_CLIENT_FAILURE_CLOSED) {
-        /* A kept connection that the server had closed meanwhile: not the message's try. */
-        s->now.job->tried = false;
-        if (s->now.job->results != &s->now.job->inline_result) {
-            free(s->now.job->results);
-            s->now.job->results = &s->now.job->inline_result;
+    /* A kept connection that the server had closed meanwhile. */
+    bool was_stale =
+        s->jobs_answered > 0 && nothing_said && event->failure == SMTP_CLIENT_FAILURE_CLOSED;
+    bool not_its_fault = event->behind || event->anomaly != NULL || s->dropping || was_stale;
+    if (!whole && not_its_fault) {
+        if (j->job->result_count == 0) {
+            give_back_untried(s, j);
+        } else {
+            give_back(s, j);
         }
-    } else {
-        put_rest(s, outcome, &event->reply,
-                 event->reply.code != 0  ? event->reply.text
-                 : event->detail != NULL ? slice_from_str(event->detail)
-                                         : slice_of(NULL, 0));
+        return;
     }
-    give_back(s);
+    put_rest(s, j, classify_event(event), &event->reply,
+             event->reply.code != 0  ? event->reply.text
+             : event->detail != NULL ? slice_from_str(event->detail)
+                                     : slice_of(NULL, 0));
+    give_back(s, j);
 }

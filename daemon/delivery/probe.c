@@ -77,7 +77,8 @@ void probe_note_sent(struct session *s, struct slice bytes, bool secret)
         put_line(s, "C: ", slice_trim(shown), first ? " ****" : "****");
         return;
     }
-    if (s->machine.state == SMTP_CLIENT_CONTENT || s->machine.state == SMTP_CLIENT_END) {
+    enum smtp_client_stage stage = smtp_client_stage(&s->machine);
+    if (stage == SMTP_CLIENT_STAGE_CONTENT || stage == SMTP_CLIENT_STAGE_END) {
         char line[64];
         snprintf(line, sizeof line, "(the message, %zu bytes)", bytes.len);
         put_line(s, "C: ", slice_from_str(line), "");
@@ -120,30 +121,26 @@ void probe_ready(struct session *s)
         return;
     }
     write_message(s);
-    s->now.group[0] = slice_from_str(s->probe->to);
-    s->now.mail = (struct smtp_client_mail){
+    s->probe_recipient.path = slice_from_str(s->probe->to);
+    struct smtp_client_mail mail = {
         .sender = slice_from_str(s->probe->from),
-        .recipients = s->now.group,
+        .recipients = &s->probe_recipient,
         .recipient_count = 1,
         .size = s->probe_message_len,
     };
-    s->now.chunk_used = 0;
+    s->probe_used = 0;
     probe_step(s, "mail");
-    if (smtp_client_begin_mail(&s->machine, &s->now.mail, now_ms) != SMTP_CLIENT_BEGUN) {
+    if (smtp_client_begin_mail(&s->machine, &mail, now_ms) != SMTP_CLIENT_BEGUN) {
         session_fail(s, OUTCOME_TOO_LARGE, 0, SLICE("the upstream takes not even a small message"));
     }
 }
 
-void probe_content(struct session *s)
+bool probe_content(struct session *s)
 {
     uint64_t now_ms = io_now_ms(s->d->with.io);
-    struct slice rest =
-        slice_tail(slice_of(s->probe_message, s->probe_message_len), s->now.chunk_used);
-    s->now.chunk_used += smtp_client_content(&s->machine, rest, now_ms);
-    if (s->now.chunk_used == s->probe_message_len) {
-        (void)!smtp_client_content_end(&s->machine,
-                                       now_ms); /* no room: the next pump comes back here */
-    }
+    struct slice rest = slice_tail(slice_of(s->probe_message, s->probe_message_len), s->probe_used);
+    s->probe_used += smtp_client_content(&s->machine, rest, now_ms);
+    return s->probe_used == s->probe_message_len && smtp_client_content_end(&s->machine, now_ms);
 }
 
 static void keep_reply(struct session *s, const struct smtp_client_event *event)

@@ -18,6 +18,7 @@
 static void on_stream(struct stream *stream, enum stream_event event);
 static void on_timer(struct io_op *op);
 static void end_when_done(struct session *s);
+static bool pull_events(struct session *s);
 
 static uint64_t now_ms(const struct session *s)
 {
@@ -56,7 +57,7 @@ static void session_free(struct session *s)
     if (s->next != NULL) {
         s->next->prev = s->prev;
     }
-    job_free(&s->now);
+    jobs_free(s);
     explicit_bzero(&s->auth, sizeof s->auth);
     explicit_bzero(s->output_memory, sizeof s->output_memory); /* AUTH lines were in it */
     free(s);
@@ -69,7 +70,7 @@ static uint64_t deadline_of(const struct session *s)
     uint64_t deadline_ms = s->step_deadline_ms;
     if (s->state == SESSION_TALKING) {
         deadline_ms = u64_min(deadline_ms, smtp_client_deadline_ms(&s->machine));
-        if (s->machine.state == SMTP_CLIENT_READY && s->now.job == NULL) {
+        if (smtp_client_is_idle(&s->machine) && s->job_count == 0) {
             deadline_ms = u64_min(deadline_ms, s->idle_since_ms + s->up->idle_ms_max);
         }
     }
@@ -160,6 +161,8 @@ static void tell_link_down(struct session *s)
     log_put_text(&line, "text", slice_from_str(s->text));
     log_end(&line);
     link->session = NULL;
+    link->pipeline = (uint8_t)(s->machine.mode + 1);
+    snprintf(link->anomaly, sizeof link->anomaly, "%s", s->anomaly != NULL ? s->anomaly : "");
     link->down_outcome = s->outcome;
     link->down_code = s->code;
     snprintf(link->down_text, sizeof link->down_text, "%s", s->text);
@@ -185,7 +188,8 @@ static void end_when_done(struct session *s)
         return;
     }
     jobs_return_waiting(s);
-    CHECK(s->now.job == NULL);
+    CHECK(s->job_count == 0);
+    delivery_flush(s->d); /* every job before DOWN */
     if (s->link != NULL) {
         tell_link_down(s);
     } else {
@@ -197,8 +201,9 @@ static void end_when_done(struct session *s)
 void session_abort(struct session *s)
 {
     if (s->state == SESSION_TALKING && s->machine.state != SMTP_CLIENT_CLOSED) {
+        s->dropping = true;
         smtp_client_stream_ended(&s->machine);
-        session_pump(s);
+        (void)pull_events(s);
     }
     session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0));
 }
@@ -210,7 +215,7 @@ void session_quit(struct session *s)
     if (s->state != SESSION_TALKING) {
         session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0));
     } else {
-        session_pump(s);
+        session_wake(s);
     }
 }
 
@@ -326,13 +331,22 @@ static uint32_t bounded_ms(uint64_t ms)
     return u32_from(u64_min(ms, UINT32_MAX));
 }
 
+/* A probe says what it has to say one thing at a time, for its transcript. */
+static enum smtp_client_pipelining pipelining_of(const struct session *s)
+{
+    enum smtp_client_pipelining max = delivery_pipelining(s->d, s->upstream, s->link);
+    bool too_deep = s->probe != NULL && max > SMTP_CLIENT_PIPELINING_SAFE;
+    return too_deep ? SMTP_CLIENT_PIPELINING_SAFE : max;
+}
+
 static void begin_machine(struct session *s, enum smtp_client_tls tls)
 {
     s->machine_config = (struct smtp_client_config){
         .hello_name = s->d->with.config->hostname,
         .tls = tls,
-        .pipelining = s->up->pipelining == CONFIG_PIPELINE_OFF ? SMTP_CLIENT_PIPELINING_OFF
-                                                               : SMTP_CLIENT_PIPELINING_SAFE,
+        .pipelining = pipelining_of(s),
+        .window_max = DELIVERY_WINDOW,
+        .window_bytes_max = DELIVERY_WINDOW_BYTES,
         .auth = s->up->user[0] != '\0',
         .greeting_ms_max = bounded_ms(s->up->reply_ms_max),
         .command_ms_max = bounded_ms(s->up->reply_ms_max),
@@ -380,7 +394,9 @@ static void tell_up(struct session *s)
     s->up_told = true;
     metric_add(s->d->with.metrics, METRIC_UPSTREAM_CONNECTS, 1);
     metric_add(s->d->with.metrics, METRIC_UPSTREAM_CONNECTIONS, 1);
-    link->window = DELIVERY_WINDOW;
+    bool stream = s->machine.mode == SMTP_CLIENT_PIPELINING_STREAM;
+    link->window = stream ? DELIVERY_WINDOW : DELIVERY_WINDOW_SHORT;
+    link->pipeline = (uint8_t)(s->machine.mode + 1);
     link->size_max = s->machine.size_max;
     snprintf(link->peer, sizeof link->peer, "%s", s->peer);
     snprintf(link->tls, sizeof link->tls, "%.63s", stream_tls_description(&s->stream));
@@ -409,6 +425,29 @@ static void ready(struct session *s)
     }
 }
 
+/* What the end says about the mode: a word from the machine, or silence again and again before a
+ * single message was answered, as from a box in between that cannot bear several commands at once.
+ */
+static void learn_from_end(struct session *s, const struct smtp_client_event *event)
+{
+    struct delivery *d = s->d;
+    if (event->anomaly != NULL) {
+        s->anomaly = event->anomaly;
+        delivery_lower(d, s->upstream, s->machine.mode, UINT64_MAX);
+        return;
+    }
+    bool broken = event->failure == SMTP_CLIENT_FAILURE_CLOSED ||
+                  event->failure == SMTP_CLIENT_FAILURE_TIMEOUT;
+    if (s->probe != NULL || s->dropping || !broken || s->jobs_answered > 0 ||
+        s->machine.mode == SMTP_CLIENT_PIPELINING_OFF || event->stage < SMTP_CLIENT_STAGE_MAIL ||
+        event->stage == SMTP_CLIENT_STAGE_QUIT) {
+        return;
+    }
+    if (++d->pipelining[s->upstream].suspects >= DELIVERY_SUSPECTS_MAX) {
+        delivery_lower(d, s->upstream, s->machine.mode, now_ms(s) + DELIVERY_SUSPECT_MS);
+    }
+}
+
 static void machine_failed(struct session *s, const struct smtp_client_event *event)
 {
     enum outcome outcome = classify_event(event);
@@ -416,11 +455,12 @@ static void machine_failed(struct session *s, const struct smtp_client_event *ev
     if (event->failure != SMTP_CLIENT_FAILURE_REPLY && event->detail != NULL) {
         text = slice_from_str(event->detail);
     }
-    if (s->now.job != NULL) {
-        job_failed(s, event);
-    }
+    learn_from_end(s, event);
     if (event->stage == SMTP_CLIENT_STAGE_IDLE || event->stage == SMTP_CLIENT_STAGE_QUIT) {
         outcome = OUTCOME_NONE; /* servers close what is idle */
+    }
+    if (s->dropping || (event->anomaly != NULL && s->probe == NULL)) {
+        outcome = OUTCOME_NONE; /* the next connection says less at once */
     }
     if (outcome == OUTCOME_IN_DOUBT) {
         /* That is the message's word; this is the connection's. */
@@ -460,13 +500,19 @@ static void handle(struct session *s, const struct smtp_client_event *event)
         }
         return;
     case SMTP_CLIENT_EVENT_CONTENT:
-        return; /* brought by the pump */
+        job_content_begin(s); /* brought by the pump */
+        return;
     case SMTP_CLIENT_EVENT_DONE:
         s->idle_since_ms = now_ms(s);
         if (s->probe != NULL) {
             probe_done(s, event);
         } else {
             job_done(s, event);
+        }
+        return;
+    case SMTP_CLIENT_EVENT_LOST:
+        if (s->probe == NULL) {
+            job_lost(s, event);
         }
         return;
     case SMTP_CLIENT_EVENT_FAILED:
@@ -487,20 +533,72 @@ static bool pull_events(struct session *s)
     return s->state == SESSION_TALKING;
 }
 
-/* What to do with a connection that is READY and has no message in hand. */
-static void use_ready(struct session *s)
+/* Begins messages and brings their content, until the window or the output is full. */
+static void fill_window(struct session *s)
 {
-    if (s->machine.state != SMTP_CLIENT_READY || s->now.job != NULL || s->probe != NULL) {
+    bool moved = true;
+    while (moved && s->state == SESSION_TALKING) {
+        uint32_t tag;
+        moved = s->probe == NULL && s->machine.state == SMTP_CLIENT_READY && jobs_begin(s);
+        if (pull_events(s) && smtp_client_wants_content(&s->machine, &tag)) {
+            bool brought = s->probe != NULL ? probe_content(s) : job_content(s, tag);
+            moved = moved || brought;
+        }
+    }
+}
+
+/* What to do with a connection that has no message in hand. */
+static void use_idle(struct session *s)
+{
+    if (s->probe != NULL || s->job_count > 0) {
         return;
     }
-    bool old = now_ms(s) - s->opened_ms > s->up->age_ms_max;
+    if (s->quitting && s->machine.state < SMTP_CLIENT_READY) {
+        session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0)); /* stopped while still getting in */
+        return;
+    }
+    if (!smtp_client_is_idle(&s->machine)) {
+        return;
+    }
+    if (s->fault != OUTCOME_NONE) {
+        session_fail(s, s->fault, s->fault_code, slice_from_str(s->fault_text));
+        return;
+    }
     bool idle = now_ms(s) - s->idle_since_ms >= s->up->idle_ms_max;
-    if (s->waiting_first != NULL && !s->quitting) {
-        job_next(s);
-    } else if (s->quitting || (s->up_told && (old || idle))) {
+    if (s->quitting || (s->up_told && idle)) {
         s->quitting = true;
         smtp_client_quit(&s->machine, now_ms(s));
     }
+}
+
+/* Too old a connection takes nothing more; what is under way is brought to its end. */
+static void check_age(struct session *s)
+{
+    if (s->up_told && !s->quitting && now_ms(s) - s->opened_ms > s->up->age_ms_max) {
+        s->quitting = true;
+        jobs_return_waiting(s);
+    }
+}
+
+static void write_output(struct session *s)
+{
+    struct slice out = smtp_client_output(&s->machine);
+    if (out.len > 0 && stream_writable(&s->stream)) {
+        s->sending_len = out.len;
+        s->sending_told = 0;
+        metric_add(s->d->with.metrics, METRIC_SENT_BYTES, out.len);
+        probe_note_sent(s, out, smtp_client_output_is_secret(&s->machine));
+        stream_write(&s->stream, out);
+    }
+}
+
+/* The machine hears what was sent before it hears what came: of a long write the beginning may be
+ * answered while its end still waits. */
+static void tell_sent(struct session *s)
+{
+    size_t sent = s->sending_len - stream_unsent(&s->stream);
+    smtp_client_output_done(&s->machine, sent - s->sending_told, now_ms(s));
+    s->sending_told = sent;
 }
 
 void session_pump(struct session *s)
@@ -508,34 +606,22 @@ void session_pump(struct session *s)
     if (s->state != SESSION_TALKING || !pull_events(s)) {
         return;
     }
-    use_ready(s);
-    if (s->state != SESSION_TALKING) {
-        return;
+    check_age(s);
+    fill_window(s);
+    if (s->state == SESSION_TALKING) {
+        use_idle(s);
     }
-    if (s->quitting && s->now.job == NULL && s->probe == NULL &&
-        s->machine.state < SMTP_CLIENT_READY) {
-        session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0)); /* stopped while still getting in */
-        return;
+    if (s->state == SESSION_TALKING && pull_events(s)) {
+        write_output(s);
+        stream_read(&s->stream);
+        arm_timer(s);
     }
-    if (s->machine.state == SMTP_CLIENT_CONTENT) {
-        if (s->probe != NULL) {
-            probe_content(s);
-        } else {
-            job_content(s);
-        }
-        if (s->state != SESSION_TALKING) {
-            return;
-        }
-    }
-    struct slice out = smtp_client_output(&s->machine);
-    if (out.len > 0 && stream_writable(&s->stream)) {
-        s->sending_len = out.len;
-        metric_add(s->d->with.metrics, METRIC_SENT_BYTES, out.len);
-        probe_note_sent(s, out, smtp_client_output_is_secret(&s->machine));
-        stream_write(&s->stream, out);
-    }
-    stream_read(&s->stream);
-    arm_timer(s);
+}
+
+void session_wake(struct session *s)
+{
+    s->pump_wanted = true;
+    delivery_kick(s->d);
 }
 
 static void data_came(struct session *s)
@@ -544,8 +630,9 @@ static void data_came(struct session *s)
         s->stream.used = s->stream.data.len;
         return;
     }
+    tell_sent(s);
     struct slice in = s->stream.data;
-    while (in.len > 0 && s->state == SESSION_TALKING) {
+    while (in.len > 0 && pull_events(s)) {
         size_t used = smtp_client_feed(&s->machine, in, now_ms(s));
         probe_note_received(s, slice_head(in, used));
         in = slice_tail(in, used);
@@ -554,7 +641,7 @@ static void data_came(struct session *s)
         }
     }
     s->stream.used = s->stream.data.len - in.len;
-    session_pump(s);
+    session_wake(s);
 }
 
 static enum outcome outcome_of_tls(enum tls_failure failure)
@@ -630,8 +717,8 @@ static void on_stream(struct stream *stream, enum stream_event event)
         return;
     case STREAM_EVENT_SENT:
         if (s->state == SESSION_TALKING) {
-            smtp_client_output_done(&s->machine, s->sending_len, now_ms(s));
-            session_pump(s);
+            tell_sent(s);
+            session_wake(s);
         }
         return;
     case STREAM_EVENT_SECURE:

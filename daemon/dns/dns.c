@@ -262,6 +262,16 @@ static void host_take(struct lookup *l, struct mx_host *host, const struct ares_
     }
 }
 
+/* One count less: a query's whose callback has come, or our own. After the last there is nothing
+ * more to wait for. */
+static void lookup_count_back(struct lookup *l)
+{
+    l->queries_out--;
+    if (!is_lookup_over(l) && l->queries_out == 0) {
+        lookup_finish(l);
+    }
+}
+
 static void lookup_unlink_if_idle(struct lookup *l);
 
 static void on_addresses(void *ctx, int status, int timeouts, struct ares_addrinfo *info)
@@ -269,7 +279,6 @@ static void on_addresses(void *ctx, int status, int timeouts, struct ares_addrin
     struct query *query = ctx;
     struct lookup *l = query->lookup;
     (void)timeouts;
-    l->queries_out--;
     if (!is_lookup_over(l)) {
         if (status == ARES_SUCCESS && info != NULL) {
             host_take(l, &l->hosts[query->host], info);
@@ -279,9 +288,7 @@ static void on_addresses(void *ctx, int status, int timeouts, struct ares_addrin
     }
     ares_freeaddrinfo(info);
     free(query);
-    if (!is_lookup_over(l) && l->queries_out == 0) {
-        lookup_finish(l);
-    }
+    lookup_count_back(l);
     lookup_unlink_if_idle(l);
 }
 
@@ -317,10 +324,7 @@ static void lookup_ask_hosts(struct lookup *l)
         snprintf(whole, sizeof whole, "%s%s", l->hosts[host].name, l->has_mx ? "." : "");
         (void)ask_addresses(l, l->dns->servers, host, whole, on_addresses);
     }
-    l->queries_out--;
-    if (!is_lookup_over(l) && l->queries_out == 0) {
-        lookup_finish(l);
-    }
+    lookup_count_back(l);
 }
 
 static void lookup_set_own_host(struct lookup *l)
@@ -553,7 +557,7 @@ void dns_lookup(struct dns *dns, const char *host, uint16_t port, bool use_mx, d
     dns->lookups = l;
     l->queries_out++; /* ours, until the lookup is under way */
     lookup_begin(l, host);
-    l->queries_out--;
+    lookup_count_back(l); /* without memory no query may have gone out */
     lookup_unlink_if_idle(l);
 }
 

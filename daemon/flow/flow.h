@@ -6,7 +6,8 @@
  *   ingress        flow_intake                 queue thread  the same struct, with result
  *   queue thread   flow_link (open, close)     a worker      flow_link (up, down)
  *   queue thread   flow_job                    a worker      the same struct, with results
- *   control        flow_edit, flow_inspect     queue thread  the same struct, with result
+ *   control        flow_edit, flow_inspect,    queue thread  the same struct, with result
+ *                  flow_compact
  *   control        flow_probe                  a worker      the same struct, with transcript
  *   delivery       flow_lookup                 resolver      the same struct, with addresses
  *   delivery       flow_auth                   auth thread   the same struct, with the next
@@ -21,6 +22,7 @@
 #include "daemon/flow/mailbox.h"
 #include "schema/msg_id.h"
 #include "schema/outcome.h"
+#include "schema/record_history.h"
 
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -33,6 +35,7 @@ enum flow_kind {
     FLOW_JOB,
     FLOW_EDIT,
     FLOW_INSPECT,
+    FLOW_COMPACT,
     FLOW_PROBE,
     FLOW_LOOKUP,
     FLOW_AUTH,
@@ -78,6 +81,8 @@ struct flow_link {
     uint16_t upstream;              /* index in struct config */
     uint16_t worker;
     bool probe;                /* the upstream is marked: this connection goes ahead to see */
+    uint8_t pipeline_max; /* OPEN: the deepest pipelining to use: 0 what the configuration says; 1 off,
+                             2 safe, 3 stream */
     void *session;             /* the worker's */
     uint32_t window;           /* UP: how many jobs it wants at once, >= 1 */
     enum outcome down_outcome; /* DOWN: why; NONE when it was idle, old or asked to close */
@@ -86,6 +91,9 @@ struct flow_link {
     char peer[64];             /* UP: "192.0.2.1:587" */
     char tls[64];              /* UP: "TLSv1.3 TLS_AES_256_GCM_SHA384", or "" */
     char mechanism[32];        /* UP: SASL mechanism used, or "" */
+    uint8_t pipeline;          /* UP: what is in force: 1 off, 2 safe, 3 stream; DOWN: what was */
+    char anomaly[128];         /* DOWN: why pipeline is too deep for this upstream and the next
+                                  connection should have less; "" when it is not. Our words */
     uint64_t size_max;         /* UP: what the upstream announced with SIZE, 0 when nothing */
 };
 
@@ -102,7 +110,8 @@ struct flow_result {
     uint32_t text_offset;
 };
 
-#define FLOW_JOB_TEXT_BYTES 1024
+#define FLOW_JOB_TEXT_BYTES     1024
+#define FLOW_JOB_DIALOGUE_BYTES 2048
 
 /*
  * One message to hand on, all its queued recipients. Made by the queue thread, bounded by the sum
@@ -113,8 +122,9 @@ struct flow_job {
     struct flow_msg msg;
     struct flow_link *link; /* borrowed */
     struct msg_id id;
-    uint64_t due_ms;  /* as it stands in the due index */
-    uint64_t sent_ms; /* the queue thread's clock when it gave the job away */
+    uint64_t due_ms;         /* as it stands in the due index */
+    uint32_t flow, size_kib; /* likewise */
+    uint64_t sent_ms;        /* the queue thread's clock when it gave the job away */
 
     /* The worker's answer. tried == false: nothing was said to the upstream about it; results are
      * empty. */
@@ -127,6 +137,13 @@ struct flow_job {
     struct flow_result inline_result;
     struct buf text; /* over text_memory; all results' words, equal ones once */
     uint8_t text_memory[FLOW_JOB_TEXT_BYTES];
+    uint64_t connection;  /* number of the connection, unique in this process; 0: there was none */
+    uint32_t duration_ms; /* from the first word about it to the last answer */
+    uint64_t was_sent_ms; /* wall clock: when the end of its content was given away; 0: it was not */
+    bool dsn_passed;      /* the upstream announced DSN: it reports by itself. RFC 3461 5.2 */
+    struct buf dialogue;  /* over dialogue_memory: what was said about it, "C: ...\n", "S: ...\n",
+                             "-- ...\n"; secrets masked, content left out */
+    uint8_t dialogue_memory[FLOW_JOB_DIALOGUE_BYTES];
 };
 
 /* ---- reading the store, for stages that may not include it ---- */
@@ -139,6 +156,9 @@ struct flow_reader {
                         struct slice *out_envelope, struct slice *out_state,
                         size_t *out_bytes_needed);
     enum err (*body)(void *reader, const struct msg_id *id, uint64_t offset, struct buf *to);
+    enum err (*trail)(void *reader, const struct msg_id *id, struct buf *to);
+    enum err (*history)(void *reader, const struct msg_id *id, struct buf *to,
+                        size_t *out_bytes_needed);
 };
 
 /* One message as it lies on disk; slices borrowed until the function returns. False: stop. */
@@ -150,13 +170,27 @@ typedef bool flow_row_fn(void *ctx, const struct msg_id *id, struct slice envelo
 typedef enum err flow_rows_fn(void *reader, const struct msg_id *from, size_t max, flow_row_fn *fn,
                               void *ctx, struct msg_id *out_next);
 
+/* The same for messages that have left, newest id first; history is the encoded record. */
+typedef bool flow_history_fn(void *ctx, const struct msg_id *id, struct slice history);
+typedef enum err flow_history_rows_fn(void *reader, const struct msg_id *from, size_t max,
+                                      flow_history_fn *fn, void *ctx, struct msg_id *out_next);
+
+/* Exact counts of messages by name and state; see store_read_counts. */
+enum flow_count_kind { FLOW_COUNT_UPSTREAM, FLOW_COUNT_DEVICE, FLOW_COUNT_REASON };
+typedef bool flow_count_fn(void *ctx, struct slice name,
+                           const uint64_t messages_by_state[MESSAGE_STATE_COUNT]);
+typedef enum err flow_counts_fn(void *reader, enum flow_count_kind kind, struct slice after,
+                                size_t max, flow_count_fn *fn, void *ctx);
+
 /* ---- commands ---- */
 
 enum flow_edit_action {
     FLOW_EDIT_RETRY,
     FLOW_EDIT_HOLD,
     FLOW_EDIT_RELEASE,
-    FLOW_EDIT_DELETE,
+    FLOW_EDIT_DELETE,   /* into the trash; from there for good */
+    FLOW_EDIT_UNDELETE, /* out of the trash, as it was */
+    FLOW_EDIT_BOUNCE,   /* given up now, with a report to the sender */
     FLOW_EDIT_ACTION_COUNT
 };
 
@@ -166,11 +200,21 @@ enum flow_edit_action {
 struct flow_edit {
     struct flow_msg msg;
     enum flow_edit_action action;
+    uint32_t uid;     /* who asks */
+    char reason[200]; /* in the operator's words, for the history; may be empty */
     uint32_t count;
     struct msg_id ids[FLOW_EDIT_IDS_MAX];
     enum err results[FLOW_EDIT_IDS_MAX]; /* OK; NOT_FOUND; BUSY: being sent just now; UNSUPPORTED:
                                             makes no sense in its state */
     enum err result;                     /* of the batch's commit */
+};
+
+/* tasukictl compact: the queue's file is rewritten without its free pages. Taking mail and handing
+ * it on wait meanwhile. */
+struct flow_compact {
+    struct flow_msg msg;
+    uint64_t bytes_before, bytes_after;
+    enum err result;
 };
 
 enum flow_upstream_state { FLOW_UPSTREAM_UNTRIED, FLOW_UPSTREAM_WELL, FLOW_UPSTREAM_MARKED };
@@ -188,13 +232,23 @@ struct flow_upstream_status {
     uint64_t oldest_sent_ms; /* when the job that is longest with a connection was given; 0: none */
     uint64_t last_delivery_ms;             /* 0: none since start */
     char peer[64], tls[64], mechanism[32]; /* of the newest connection that came up */
+    uint32_t concurrency;        /* connections that may have work now */
+    uint64_t throttled_until_ms; /* it asked for less: no new job before; 0: it did not */
+    bool rate_limited;           /* a rate is set */
+    uint32_t rate_room;          /* messages that may go now within the rates */
+    uint64_t rate_next_ms;       /* rate_room == 0: when there is some again; 0: when jobs come back */
+    uint64_t outage_ms;          /* how long it has been marked, in all */
+    uint64_t forecast_ms;        /* when what waits will have left; 0: unknown, or nothing waits */
 };
 
 #define FLOW_SENDING_IDS_MAX 256
 
 struct flow_status {
-    uint64_t now_ms; /* wall clock */
-    uint64_t count_by_state[3];
+    uint64_t now_ms;      /* wall clock */
+    int64_t wall_minus_q; /* added to times of the queue's clock (..._q) it makes wall clock */
+    uint64_t count_by_state[MESSAGE_STATE_COUNT];
+    uint64_t history_count, history_bytes, file_bytes;
+    uint64_t reports_made; /* to senders, since start */
     uint64_t body_bytes, pages_used_bytes, bytes_max;
     uint64_t sending;                                /* leased now */
     struct msg_id sending_ids[FLOW_SENDING_IDS_MAX]; /* the first of them */

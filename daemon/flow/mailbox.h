@@ -37,6 +37,9 @@ void mailbox_init(struct mailbox *box, int bell_fd);
 /* From any thread. Rings the receiver when the box was empty. */
 void mailbox_send(struct mailbox *box, struct flow_msg *msg);
 
+/* Several at once, in their order, with one ring at most. first: linked by next; may be NULL. */
+void mailbox_send_list(struct mailbox *box, struct flow_msg *first);
+
 /* The receiver's: everything sent so far, oldest first, linked by next; NULL when empty. */
 MUST_CHECK struct flow_msg *mailbox_take_all(struct mailbox *box);
 

@@ -27,6 +27,17 @@
  * back. */
 #define FEED_BYTES_MIN  1024
 #define HELD_BACK_BYTES 16
+/* Of an encoded recipient, beside its texts. */
+#define RCPT_FIXED_BYTES_MAX 8
+
+/* What a client asks about reports is kept as it came. */
+_Static_assert(SMTP_ENVID_BYTES_MAX <= RECORD_ENVID_BYTES_MAX, "an ENVID that was taken is kept");
+_Static_assert(SMTP_ORCPT_BYTES_MAX <= RECORD_ORCPT_BYTES_MAX, "an ORCPT that was taken is kept");
+_Static_assert(SMTP_NOTIFY_NEVER == RECORD_NOTIFY_NEVER &&
+                   SMTP_NOTIFY_SUCCESS == RECORD_NOTIFY_SUCCESS &&
+                   SMTP_NOTIFY_FAILURE == RECORD_NOTIFY_FAILURE &&
+                   SMTP_NOTIFY_DELAY == RECORD_NOTIFY_DELAY,
+               "NOTIFY is the same on disk");
 
 /* Where the message in hand stands, towards the queue thread. Each value says what is true in it.
  */
@@ -64,6 +75,8 @@ struct client {
     struct buf envelope; /* owned memory: sender, then the encoded recipients; encoded behind them
                             for COMMIT */
     size_t sender_len;
+    uint8_t envid_bytes[SMTP_ENVID_BYTES_MAX];
+    size_t envid_len;
     uint32_t recipient_count;
     uint16_t flags;
     struct msg_id id;
@@ -170,6 +183,7 @@ static void mail_reset(struct client *s)
     s->mail = MAIL_NONE;
     s->recipient_count = 0;
     s->sender_len = 0;
+    s->envid_len = 0;
     s->flags = 0;
     s->body_bytes = 0;
     s->body_crc = 0;
@@ -183,8 +197,8 @@ static void mail_reset(struct client *s)
     piece_put(s->in, &s->full);
 }
 
-/* Room for count more bytes in the envelope; it doubles, up to what recipients_max paths can take.
- */
+/* Room for count more bytes in the envelope; it doubles, up to what recipients_max paths and
+ * SMTP_SERVER_ORCPTS_BYTES_MAX can take, and their record behind them. */
 static bool envelope_grow(struct client *s, size_t count)
 {
     if (buf_room(&s->envelope) >= count) {
@@ -235,7 +249,8 @@ static void send_intake(struct client *s, enum flow_intake_step step, struct sli
 
 static bool send_commit(struct client *s, struct slice piece)
 {
-    size_t encoded_max = record_envelope_bytes_max(s->recipient_count);
+    /* The recipients are encoded already; what else there is has a bound. */
+    size_t encoded_max = record_envelope_bytes_max(0) + s->envelope.len;
     if (!envelope_grow(s, encoded_max)) {
         return false;
     }
@@ -252,6 +267,7 @@ static bool send_commit(struct client *s, struct slice piece)
         .helo = slice_of(s->helo_bytes, s->helo_len),
         .subject = slice_of(s->subject_bytes, s->subject_len),
         .sender = slice_head(parts, s->sender_len),
+        .envid = slice_of(s->envid_bytes, s->envid_len),
         .recipients = slice_tail(parts, s->sender_len),
     };
     struct buf encoded;
@@ -527,7 +543,13 @@ static void mail_asked(struct client *s, const struct smtp_server_event *event)
     }
     s->sender_len = s->envelope.len;
     s->flags = (uint16_t)((event->body_8bit ? RECORD_FLAG_8BITMIME : 0u) |
-                          (event->smtputf8 ? RECORD_FLAG_SMTPUTF8 : 0u));
+                          (event->smtputf8 ? RECORD_FLAG_SMTPUTF8 : 0u) |
+                          (event->ret == SMTP_RET_FULL ? RECORD_FLAG_RET_FULL : 0u) |
+                          (event->ret == SMTP_RET_HDRS ? RECORD_FLAG_RET_HDRS : 0u));
+    s->envid_len = event->envid.len;
+    if (s->envid_len > 0) {
+        memcpy(s->envid_bytes, event->envid.data, s->envid_len);
+    }
     smtp_server_accept(&s->machine, NULL);
 }
 
@@ -540,11 +562,13 @@ static void rcpt_asked(struct client *s, const struct smtp_server_event *event)
         refuse(s, 553, "5.1.3", "the address is too long", event->path.address);
         return;
     }
-    if (!envelope_grow(s, address.len + 8)) {
+    const struct record_rcpt rcpt = {
+        .path = buf_slice(&address), .notify = event->notify, .orcpt = event->orcpt};
+    if (!envelope_grow(s, rcpt.path.len + rcpt.orcpt.len + RCPT_FIXED_BYTES_MAX)) {
         refuse(s, 451, "4.3.0", "out of memory; try again later", event->path.address);
         return;
     }
-    record_recipient_put(&s->envelope, buf_slice(&address));
+    record_rcpt_put(&s->envelope, &rcpt);
     CHECK(!s->envelope.overflow);
     s->recipient_count++;
     smtp_server_accept(&s->machine, NULL);

@@ -112,7 +112,7 @@ static const struct row rows[] = {
     {AT(RCPT), REPLY, "552", NULL, "too many recipients", .outcome = OUTCOME_DEFERRED},
 
     /* Later. */
-    {TRANSACTION, REPLY, "4yz", NULL, LATER_WORDS, .outcome = OUTCOME_DEFERRED},
+    {TRANSACTION, REPLY, "4yz", NULL, LATER_WORDS, .outcome = OUTCOME_GREYLISTED},
     {TRANSACTION, REPLY, "432", .outcome = OUTCOME_THROTTLED},
     {TRANSACTION, REPLY, "454", .outcome = OUTCOME_THROTTLED},
     {TRANSACTION, REPLY, "4yz", "4.7.x", .outcome = OUTCOME_THROTTLED},
@@ -279,6 +279,7 @@ enum outcome classify_event(const struct smtp_client_event *event)
             return OUTCOME_NONE;
         }
         return classify_reply(SMTP_CLIENT_STAGE_AUTH, &event->reply, 0);
+    case SMTP_CLIENT_EVENT_LOST:
     case SMTP_CLIENT_EVENT_FAILED:
         return look_up((struct happening){.stage = event->stage,
                                           .failure = event->failure,

@@ -11,8 +11,8 @@
 
 #include <stddef.h>
 
-_Static_assert(SMTP_RECIPIENTS_UPSTREAM_MAX + 2 <= SMTP_CLIENT_EXPECTED_MAX,
-               "MAIL, every RCPT and DATA fit into the ring at once");
+_Static_assert(SMTP_CLIENT_RECIPIENTS_MAX + 2 * SMTP_CLIENT_WINDOW_MAX <= SMTP_CLIENT_EXPECTED_MAX,
+               "MAIL, every RCPT and DATA of a whole window fit into the ring at once");
 _Static_assert((SMTP_CLIENT_EXPECTED_MAX & (SMTP_CLIENT_EXPECTED_MAX - 1)) == 0,
                "ring indexes wrap by masking");
 _Static_assert(SMTP_CLIENT_COMMAND_NONE <= UINT8_MAX, "a command fits into a ring entry");
@@ -30,6 +30,12 @@ static const char *const stage_words[] = {
     [SMTP_CLIENT_STAGE_RCPT] = "rcpt",       [SMTP_CLIENT_STAGE_DATA] = "data",
     [SMTP_CLIENT_STAGE_CONTENT] = "content", [SMTP_CLIENT_STAGE_END] = "end",
     [SMTP_CLIENT_STAGE_QUIT] = "quit",
+};
+
+static const char *const pipelining_words[] = {
+    [SMTP_CLIENT_PIPELINING_OFF] = "off",
+    [SMTP_CLIENT_PIPELINING_SAFE] = "safe",
+    [SMTP_CLIENT_PIPELINING_STREAM] = "stream",
 };
 
 #define WAIT(field) offsetof(struct smtp_client_config, field)
@@ -58,6 +64,10 @@ static const struct command_row {
     [SMTP_CLIENT_COMMAND_DATA] = {SMTP_CLIENT_STAGE_DATA, WAIT(data_ms_max),
                                   smtp_client_data_answered},
     [SMTP_CLIENT_COMMAND_DOT] = {SMTP_CLIENT_STAGE_END, WAIT(end_ms_max), smtp_client_dot_answered},
+    [SMTP_CLIENT_COMMAND_CHUNK] = {SMTP_CLIENT_STAGE_CONTENT, WAIT(end_ms_max),
+                                   smtp_client_chunk_answered},
+    [SMTP_CLIENT_COMMAND_LAST] = {SMTP_CLIENT_STAGE_END, WAIT(end_ms_max),
+                                  smtp_client_last_answered},
     [SMTP_CLIENT_COMMAND_LONE_DOT] = {SMTP_CLIENT_STAGE_IDLE, WAIT(end_ms_max),
                                       smtp_client_lone_dot_answered},
     [SMTP_CLIENT_COMMAND_RSET] = {SMTP_CLIENT_STAGE_IDLE, WAIT(command_ms_max),
@@ -71,6 +81,12 @@ const char *smtp_client_stage_word(enum smtp_client_stage stage)
     return stage_words[stage];
 }
 
+const char *smtp_client_pipelining_word(enum smtp_client_pipelining pipelining)
+{
+    CHECK((size_t)pipelining < sizeof pipelining_words / sizeof pipelining_words[0]);
+    return pipelining_words[pipelining];
+}
+
 /* ---- the two cursors ---- */
 
 size_t smtp_client_unsent(const struct smtp_client *c)
@@ -78,18 +94,36 @@ size_t smtp_client_unsent(const struct smtp_client *c)
     return c->output.len - c->output_offset;
 }
 
-void smtp_client_expect(struct smtp_client *c, enum smtp_client_command command, uint32_t index)
+static void expect(struct smtp_client *c, enum smtp_client_command command, uint32_t index,
+                   uint64_t bytes)
 {
     CHECK(!c->output.overflow);
     CHECK(c->expected_count < SMTP_CLIENT_EXPECTED_MAX);
     uint32_t at = (c->expected_head + c->expected_count) & (SMTP_CLIENT_EXPECTED_MAX - 1);
     c->expected[at].command = (uint8_t)command;
     c->expected[at].index = index;
-    c->expected[at].end = c->output_passed + smtp_client_unsent(c);
+    c->expected[at].end = c->output_passed + smtp_client_unsent(c) + bytes;
+    c->expected[at].bytes = bytes;
     if (c->expected_count == 0) {
         c->waiting_since_ms = c->now_ms;
     }
     c->expected_count++;
+}
+
+void smtp_client_expect(struct smtp_client *c, enum smtp_client_command command, uint32_t index)
+{
+    expect(c, command, index, 0);
+}
+
+void smtp_client_expect_chunk(struct smtp_client *c, enum smtp_client_command command,
+                              uint64_t bytes)
+{
+    expect(c, command, 0, bytes);
+}
+
+bool smtp_client_can_put(const struct smtp_client *c, size_t bytes)
+{
+    return c->expected_count < SMTP_CLIENT_EXPECTED_MAX && buf_room(&c->output) >= bytes;
 }
 
 void smtp_client_put_command(struct smtp_client *c, enum smtp_client_command command,
@@ -143,11 +177,13 @@ void smtp_client_fail(struct smtp_client *c, enum smtp_client_failure failure,
         end_well(c);
         return;
     }
+    bool with_mode = c->state == SMTP_CLIENT_READY && c->mode != SMTP_CLIENT_PIPELINING_OFF;
+    bool is_anomaly = with_mode && failure == SMTP_CLIENT_FAILURE_PROTOCOL;
     struct smtp_client_event event = {.type = SMTP_CLIENT_EVENT_FAILED,
                                       .stage = stage,
                                       .failure = failure,
-                                      .accepted_count = c->accepted_count,
-                                      .detail = detail};
+                                      .detail = detail,
+                                      .anomaly = is_anomaly ? detail : NULL};
     if (reply != NULL) {
         event.reply = *reply;
     }
@@ -156,7 +192,7 @@ void smtp_client_fail(struct smtp_client *c, enum smtp_client_failure failure,
 
 bool smtp_client_next(struct smtp_client *c, struct smtp_client_event *out_event)
 {
-    if (smtp_client_next_refused(c, out_event)) {
+    if (smtp_client_next_refused(c, out_event) || smtp_client_next_slot(c, out_event)) {
         return true;
     }
     if (c->event_count == 0) {
@@ -170,9 +206,26 @@ bool smtp_client_next(struct smtp_client *c, struct smtp_client_event *out_event
 
 /* ---- replies ---- */
 
+/* Content in the output was not sent whole. */
 static bool content_is_going_out(const struct smtp_client *c)
 {
-    return c->state == SMTP_CLIENT_CONTENT || c->state == SMTP_CLIENT_END;
+    return c->content_end > c->output_passed;
+}
+
+/* A refusal that comes now, and that no command which was sent waits for, can only be meant for the
+ * content: for DATA's, or for that of the chunk whose line was sent and whose bytes were not. */
+static bool can_be_about_content(struct smtp_client *c)
+{
+    if (c->expected_count == 0) {
+        const struct smtp_client_slot *slot = smtp_client_slot_written(c);
+        return c->mode != SMTP_CLIENT_PIPELINING_STREAM && slot != NULL &&
+               slot->phase == SMTP_CLIENT_PHASE_CONTENT;
+    }
+    uint8_t command = c->expected[c->expected_head].command;
+    uint64_t line_end = c->expected[c->expected_head].end - c->expected[c->expected_head].bytes;
+    return command == SMTP_CLIENT_COMMAND_DOT ||
+           ((command == SMTP_CLIENT_COMMAND_CHUNK || command == SMTP_CLIENT_COMMAND_LAST) &&
+            line_end <= c->output_passed);
 }
 
 /*
@@ -183,12 +236,39 @@ static bool content_is_going_out(const struct smtp_client *c)
  */
 static void take_unasked(struct smtp_client *c, const struct smtp_reply *reply)
 {
-    if (content_is_going_out(c) && smtp_client_reply_is_no(reply)) {
+    if (smtp_client_reply_is_no(reply) && can_be_about_content(c)) {
         smtp_client_fail(c, SMTP_CLIENT_FAILURE_REPLY, SMTP_CLIENT_STAGE_CONTENT, reply,
                          "the content was refused while it was being sent");
     } else {
         smtp_client_fail(c, SMTP_CLIENT_FAILURE_PROTOCOL, smtp_client_stage(c), reply,
                          words_not_asked);
+    }
+}
+
+/* The reply to the oldest command; it is about the oldest message, if there is one. */
+static void take_answer(struct smtp_client *c, const struct smtp_reply *reply)
+{
+    const struct command_row *row = &commands[c->expected[c->expected_head].command];
+    uint32_t index = c->expected[c->expected_head].index;
+    enum smtp_client_stage stage = smtp_client_stage(c);
+    c->expected_head = (c->expected_head + 1) & (SMTP_CLIENT_EXPECTED_MAX - 1);
+    c->expected_count--;
+    c->waiting_since_ms = c->now_ms;
+    if (c->slot_count > 0) {
+        smtp_client_slot_at(c, 0)->unanswered--;
+    }
+    c->misfit = NULL;
+    switch (row->answered(c, reply, index)) {
+    case SMTP_CLIENT_VERDICT_TAKEN:
+        smtp_client_advance(c);
+        break;
+    case SMTP_CLIENT_VERDICT_ENDS:
+        smtp_client_fail(c, SMTP_CLIENT_FAILURE_REPLY, stage, reply, "the server refuses to go on");
+        break;
+    case SMTP_CLIENT_VERDICT_ABSURD:
+        smtp_client_fail(c, SMTP_CLIENT_FAILURE_PROTOCOL, stage, reply,
+                         c->misfit != NULL ? c->misfit : words_absurd);
+        break;
     }
 }
 
@@ -198,6 +278,9 @@ static void take_reply(struct smtp_client *c, const struct smtp_reply *reply)
         end_well(c);
         return;
     }
+    if (c->slot_count > 0) {
+        smtp_client_note_reply(smtp_client_slot_at(c, 0), reply);
+    }
     /* RFC 5321 3.8: may be said at any time, to anything, and the connection is over then. */
     if (reply->code == 421) {
         smtp_client_fail(c, SMTP_CLIENT_FAILURE_REPLY, smtp_client_stage(c), reply,
@@ -206,23 +289,8 @@ static void take_reply(struct smtp_client *c, const struct smtp_reply *reply)
     }
     if (c->expected_count == 0 || c->expected[c->expected_head].end > c->output_passed) {
         take_unasked(c, reply);
-        return;
-    }
-    const struct command_row *row = &commands[c->expected[c->expected_head].command];
-    uint32_t index = c->expected[c->expected_head].index;
-    c->expected_head = (c->expected_head + 1) & (SMTP_CLIENT_EXPECTED_MAX - 1);
-    c->expected_count--;
-    c->waiting_since_ms = c->now_ms;
-    switch (row->answered(c, reply, index)) {
-    case SMTP_CLIENT_VERDICT_TAKEN:
-        break;
-    case SMTP_CLIENT_VERDICT_ENDS:
-        smtp_client_fail(c, SMTP_CLIENT_FAILURE_REPLY, row->stage, reply,
-                         "the server refuses to go on");
-        break;
-    case SMTP_CLIENT_VERDICT_ABSURD:
-        smtp_client_fail(c, SMTP_CLIENT_FAILURE_PROTOCOL, row->stage, reply, words_absurd);
-        break;
+    } else {
+        take_answer(c, reply);
     }
 }
 
@@ -240,7 +308,7 @@ size_t smtp_client_feed(struct smtp_client *c, struct slice in, uint64_t now_ms)
     c->now_ms = now_ms;
     size_t used = 0;
     while (used < in.len && c->event_count == 0 && c->refused_count == 0 &&
-           c->state != SMTP_CLIENT_CLOSED) {
+           !smtp_client_slot_event_waits(c) && c->state != SMTP_CLIENT_CLOSED) {
         if (c->state == SMTP_CLIENT_TLS) {
             refuse_plaintext(c);
             break;
@@ -266,12 +334,13 @@ void smtp_client_init(struct smtp_client *c, const struct smtp_client_config *co
                       uint8_t *output_memory, uint64_t now_ms)
 {
     CHECK(smtp_client_text_is_clean(slice_from_str(config->hello_name)));
+    CHECK(config->pipelining != SMTP_CLIENT_PIPELINING_STREAM ||
+          (config->window_max >= 1 && config->window_max <= SMTP_CLIENT_WINDOW_MAX));
     memset(c, 0, sizeof *c);
     c->config = config;
     c->state = SMTP_CLIENT_GREETING;
     c->tls = config->tls == SMTP_CLIENT_TLS_ALREADY;
     c->now_ms = now_ms;
-    c->next_command = SMTP_CLIENT_COMMAND_NONE;
     smtp_reply_init(&c->parser);
     buf_init(&c->output, output_memory, SMTP_CLIENT_OUTPUT_BYTES);
     buf_init(&c->auth, c->auth_memory, sizeof c->auth_memory);
@@ -283,7 +352,7 @@ void smtp_client_quit(struct smtp_client *c, uint64_t now_ms)
     if (c->state == SMTP_CLIENT_CLOSED || c->state == SMTP_CLIENT_QUIT) {
         return;
     }
-    CHECK(c->state <= SMTP_CLIENT_READY);
+    CHECK(c->state < SMTP_CLIENT_READY || smtp_client_is_idle(c));
     c->now_ms = now_ms;
     bool between_commands = c->state == SMTP_CLIENT_READY ||
                             (c->state == SMTP_CLIENT_AUTH && smtp_client_login_is_idle(c));
@@ -352,24 +421,41 @@ void smtp_client_output_done(struct smtp_client *c, size_t count, uint64_t now_m
     buf_reset(&c->output);
     c->output_offset = 0;
     c->waiting_since_ms = now_ms;
+    smtp_client_advance(c); /* what had no room */
 }
 
-/* A full output must be gone within block_ms_max, however slowly it drips: RFC 5321 4.5.3.2.5. */
-uint64_t smtp_client_deadline_ms(const struct smtp_client *c)
+/* How long the oldest expected reply may take. */
+static uint32_t reply_ms_max(const struct smtp_client *c)
 {
     uint32_t wait_ms = 0;
+    const struct command_row *row = &commands[c->expected[c->expected_head].command];
+    memcpy(&wait_ms, (const uint8_t *)c->config + row->wait_offset, sizeof wait_ms);
+    return wait_ms;
+}
+
+/*
+ * A full output must be gone within block_ms_max, however slowly it drips: RFC 5321 4.5.3.2.5. But
+ * a server that still owes an answer to something that it has whole may take as long for that, and
+ * need not read on meanwhile.
+ */
+uint64_t smtp_client_deadline_ms(const struct smtp_client *c)
+{
     if (c->state == SMTP_CLIENT_CLOSED) {
         return UINT64_MAX;
     }
-    if (content_is_going_out(c) && smtp_client_unsent(c) > 0) {
-        return c->waiting_since_ms + c->config->block_ms_max;
+    bool asked = c->expected_count > 0;
+    uint64_t end = asked ? c->expected[c->expected_head].end : 0;
+    if (content_is_going_out(c)) {
+        uint32_t wait_ms = c->config->block_ms_max;
+        if (asked && end <= c->output_passed && reply_ms_max(c) > wait_ms) {
+            wait_ms = reply_ms_max(c);
+        }
+        return c->waiting_since_ms + wait_ms;
     }
-    if (c->expected_count == 0) {
-        return UINT64_MAX;
+    if (!asked || end > c->output_passed + smtp_client_unsent(c)) {
+        return UINT64_MAX; /* nothing, or a chunk that the owner has to go on with */
     }
-    const struct command_row *row = &commands[c->expected[c->expected_head].command];
-    memcpy(&wait_ms, (const uint8_t *)c->config + row->wait_offset, sizeof wait_ms);
-    return c->waiting_since_ms + wait_ms;
+    return c->waiting_since_ms + reply_ms_max(c);
 }
 
 enum smtp_client_stage smtp_client_stage(const struct smtp_client *c)
@@ -382,18 +468,21 @@ enum smtp_client_stage smtp_client_stage(const struct smtp_client *c)
     case SMTP_CLIENT_AUTH:
         return SMTP_CLIENT_STAGE_AUTH;
     case SMTP_CLIENT_READY:
-        return SMTP_CLIENT_STAGE_IDLE;
-    case SMTP_CLIENT_CONTENT:
-        return SMTP_CLIENT_STAGE_CONTENT;
     case SMTP_CLIENT_GREETING:
     case SMTP_CLIENT_EHLO:
     case SMTP_CLIENT_STARTTLS:
-    case SMTP_CLIENT_ENVELOPE:
-    case SMTP_CLIENT_END:
-    case SMTP_CLIENT_RESET:
     case SMTP_CLIENT_QUIT:
         break;
     }
-    CHECK(c->expected_count > 0);
+    if (c->expected_count == 0) {
+        CHECK(c->state == SMTP_CLIENT_READY);
+        uint32_t tag;
+        return smtp_client_wants_content(c, &tag) ? SMTP_CLIENT_STAGE_CONTENT
+                                                  : SMTP_CLIENT_STAGE_IDLE;
+    }
+    /* A chunk whose bytes are not all put is no end yet. */
+    if (c->expected[c->expected_head].end > c->output_passed + smtp_client_unsent(c)) {
+        return SMTP_CLIENT_STAGE_CONTENT;
+    }
     return commands[c->expected[c->expected_head].command].stage;
 }

@@ -41,9 +41,24 @@ static void put_hello(struct smtp_client *c, enum smtp_client_command command)
     smtp_client_put_command(c, command, "\r\n");
 }
 
+/* The deepest mode that is allowed here and announced there. */
+static enum smtp_client_pipelining choose_mode(const struct smtp_client *c)
+{
+    if ((c->extensions & SMTP_CLIENT_EXT_PIPELINING) == 0) {
+        return SMTP_CLIENT_PIPELINING_OFF;
+    }
+    bool stream = c->config->pipelining == SMTP_CLIENT_PIPELINING_STREAM &&
+                  (c->extensions & SMTP_CLIENT_EXT_CHUNKING) != 0;
+    bool safe = c->config->pipelining != SMTP_CLIENT_PIPELINING_OFF;
+    return stream ? SMTP_CLIENT_PIPELINING_STREAM
+           : safe ? SMTP_CLIENT_PIPELINING_SAFE
+                  : SMTP_CLIENT_PIPELINING_OFF;
+}
+
 static void become_ready(struct smtp_client *c)
 {
     c->state = SMTP_CLIENT_READY;
+    c->mode = choose_mode(c);
     smtp_client_push(c, (struct smtp_client_event){.type = SMTP_CLIENT_EVENT_READY,
                                                    .stage = SMTP_CLIENT_STAGE_IDLE});
 }

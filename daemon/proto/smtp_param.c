@@ -1,6 +1,7 @@
 #include "daemon/proto/smtp_param.h"
 
 #include "daemon/base/num.h"
+#include "daemon/base/text.h"
 
 typedef bool read_value_fn(struct slice value, struct smtp_params *params);
 
@@ -41,11 +42,18 @@ static bool is_hex_digit(uint8_t byte)
     return (byte >= '0' && byte <= '9') || (byte >= 'A' && byte <= 'F');
 }
 
-/* RFC 4954 5 and RFC 3461 4: xtext, "+" and two upper-case hexadecimal digits for what cannot stand
- * there. The claim in it is not used: a relay that trusts nobody may drop it (RFC 4954 5). */
-static bool read_auth(struct slice value, struct smtp_params *params)
+static uint8_t hex_value(uint8_t digit)
 {
-    (void)params;
+    return (uint8_t)(digit <= '9' ? digit - '0' : digit - 'A' + 10);
+}
+
+/*
+ * RFC 3461 4: xtext, "+" and two upper-case hexadecimal digits for what cannot stand there.
+ * printable: what was encoded is printable ASCII and blanks, as 4.2 and 4.4 ask for the sake of the
+ * reports that repeat it.
+ */
+static bool is_xtext(struct slice value, bool printable)
+{
     for (size_t index = 0; index < value.len; index++) {
         if (value.data[index] != '+') {
             continue;
@@ -54,8 +62,101 @@ static bool read_auth(struct slice value, struct smtp_params *params)
             !is_hex_digit(value.data[index + 2])) {
             return false;
         }
+        unsigned byte =
+            (unsigned)hex_value(value.data[index + 1]) << 4 | hex_value(value.data[index + 2]);
+        if (printable && byte != '\t' && (byte < ' ' || byte > '~')) {
+            return false;
+        }
     }
     return value.len > 0;
+}
+
+/* RFC 4954 5. The claim in it is not used: a relay that trusts nobody may drop it. */
+static bool read_auth(struct slice value, struct smtp_params *params)
+{
+    (void)params;
+    return is_xtext(value, false);
+}
+
+/* RFC 3461 4.3. */
+static bool read_ret(struct slice value, struct smtp_params *params)
+{
+    params->ret = slice_equal_nocase(value, SLICE("FULL"))   ? SMTP_RET_FULL
+                  : slice_equal_nocase(value, SLICE("HDRS")) ? SMTP_RET_HDRS
+                                                             : SMTP_RET_NONE;
+    return params->ret != SMTP_RET_NONE;
+}
+
+/* RFC 3461 4.4. */
+static bool read_envid(struct slice value, struct smtp_params *params)
+{
+    params->envid = value;
+    return value.len <= SMTP_ENVID_BYTES_MAX && is_xtext(value, true);
+}
+
+static uint8_t notify_bit(struct slice word)
+{
+    static const struct {
+        const char *word;
+        uint8_t bit;
+    } rows[] = {
+        {"NEVER", SMTP_NOTIFY_NEVER},
+        {"SUCCESS", SMTP_NOTIFY_SUCCESS},
+        {"FAILURE", SMTP_NOTIFY_FAILURE},
+        {"DELAY", SMTP_NOTIFY_DELAY},
+    };
+    for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
+        if (slice_equal_nocase(word, slice_from_str(rows[index].word))) {
+            return rows[index].bit;
+        }
+    }
+    return 0;
+}
+
+/* RFC 3461 4.1: NEVER, or a list of the others. A word that is there twice is refused as a
+ * parameter would be. */
+static bool read_notify(struct slice value, struct smtp_params *params)
+{
+    bool more = true;
+    while (more) {
+        size_t comma = slice_find(value, ',');
+        uint8_t bit = notify_bit(slice_head(value, comma));
+        if (bit == 0 || (params->notify & bit) != 0) {
+            return false;
+        }
+        params->notify |= bit;
+        more = comma < value.len;
+        value = slice_tail(value, comma + 1);
+    }
+    return (params->notify & SMTP_NOTIFY_NEVER) == 0 || params->notify == SMTP_NOTIFY_NEVER;
+}
+
+/* The types of RFC 3461 9 and RFC 6533 5 are such words, and a report repeats them. */
+static bool is_address_type(struct slice type)
+{
+    for (size_t index = 0; index < type.len; index++) {
+        uint8_t byte = ascii_lower(type.data[index]);
+        if ((byte < 'a' || byte > 'z') && (byte < '0' || byte > '9') && byte != '-') {
+            return false;
+        }
+    }
+    return type.len > 0;
+}
+
+/* RFC 3461 4.2: addr-type ";" xtext. Bytes beyond ASCII are of the type that RFC 6533 3 made for
+ * them; that they are UTF-8 the whole line was asked before. */
+static bool read_orcpt(struct slice value, struct smtp_params *params)
+{
+    size_t semicolon = slice_find(value, ';');
+    struct slice type = slice_head(value, semicolon);
+    bool ascii = true;
+    for (size_t index = 0; index < value.len; index++) {
+        ascii = ascii && value.data[index] < 0x80;
+    }
+    params->orcpt = value;
+    return value.len <= SMTP_ORCPT_BYTES_MAX && is_address_type(type) &&
+           (ascii || slice_equal_nocase(type, SLICE("utf-8"))) &&
+           is_xtext(slice_tail(value, semicolon + 1), true);
 }
 
 /* context: every bit of it must be there. */
@@ -68,6 +169,10 @@ static const struct known {
     {"BODY", SMTP_PARAM_FOR_MAIL, read_body},
     {"SMTPUTF8", SMTP_PARAM_FOR_MAIL, read_smtputf8},
     {"AUTH", SMTP_PARAM_FOR_MAIL | SMTP_PARAM_WITH_AUTH, read_auth},
+    {"RET", SMTP_PARAM_FOR_MAIL, read_ret},
+    {"ENVID", SMTP_PARAM_FOR_MAIL, read_envid},
+    {"NOTIFY", SMTP_PARAM_FOR_RCPT, read_notify},
+    {"ORCPT", SMTP_PARAM_FOR_RCPT, read_orcpt},
 };
 
 #define KNOWN_COUNT (sizeof known_params / sizeof known_params[0])
@@ -85,13 +190,17 @@ static bool is_keyword(struct slice name)
     return name.len > 0;
 }
 
-static bool is_value(struct slice value)
+/* RFC 6531 3.3 adds UTF-8 beyond ASCII to esmtp-value. */
+static bool is_value(struct slice value, bool utf8)
 {
-    for (size_t index = 0; index < value.len; index++) {
-        uint8_t byte = value.data[index];
-        if (byte < 33 || byte > 126 || byte == '=') {
+    uint32_t code = 0;
+    size_t at = 0;
+    while (at < value.len) {
+        size_t len = text_utf8_len(slice_tail(value, at), &code);
+        if (len == 0 || (len > 1 && !utf8) || code < 33 || code == 127 || code == '=') {
             return false;
         }
+        at += len;
     }
     return value.len > 0;
 }
@@ -102,7 +211,8 @@ static enum smtp_param_verdict parse_one(struct slice word, unsigned context, ui
     size_t equals = slice_find(word, '=');
     struct slice name = slice_head(word, equals);
     struct slice value = slice_tail(word, equals + 1);
-    if (!is_keyword(name) || (equals < word.len && !is_value(value))) {
+    if (!is_keyword(name) ||
+        (equals < word.len && !is_value(value, (context & SMTP_PARAM_WITH_UTF8) != 0))) {
         return SMTP_PARAM_SYNTAX;
     }
     for (size_t index = 0; index < KNOWN_COUNT; index++) {

@@ -92,6 +92,7 @@ void smtp_server_end_mail(struct smtp_server *s)
     s->transaction = SMTP_SERVER_HELLO;
     s->recipients = 0;
     s->recipients_over = 0;
+    s->orcpt_bytes = 0;
     s->recipient_asked = false;
     s->smtputf8 = false;
     s->body_8bit = false;
@@ -423,6 +424,7 @@ static void accept_rcpt(struct smtp_server *s, const char *text)
 {
     s->transaction = SMTP_SERVER_RCPT;
     s->recipients++;
+    s->orcpt_bytes += s->orcpt_asked;
     smtp_server_reply_text(s, SMTP_SERVER_REPLY_RECIPIENT_OK, text);
 }
 

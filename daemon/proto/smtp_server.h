@@ -11,8 +11,8 @@
  * call that takes bytes.
  *
  * Sources: RFC 5321, 2920 (PIPELINING), 6152 (8BITMIME), 1870 (SIZE), 2034 (ENHANCEDSTATUSCODES),
- * 6531 (SMTPUTF8), 3207 (STARTTLS), 4954 (AUTH), 3030 (CHUNKING: only where the limits switch it
- * on).
+ * 6531 (SMTPUTF8), 3461 (DSN), 3207 (STARTTLS), 4954 (AUTH), 3030 (CHUNKING: only where the limits
+ * switch it on).
  */
 #ifndef TASUKI_PROTO_SMTP_SERVER_H
 #define TASUKI_PROTO_SMTP_SERVER_H
@@ -20,12 +20,17 @@
 #include "daemon/base/buf.h"
 #include "daemon/base/limits.h"
 #include "daemon/proto/smtp_data.h"
+#include "daemon/proto/smtp_param.h"
 #include "daemon/proto/smtp_path.h"
 
 #define SMTP_SERVER_OUTPUT_BYTES 2048
 #define SMTP_SERVER_REPLY_BYTES_MAX                                                                \
     1024                         /* of one reply; input waits while the output has less room */
 #define SMTP_SERVER_EVENTS_MAX 4 /* made by one step */
+
+/* Of all ORCPTs of one mail, so that an owner who keeps them has a bound: the recipient beyond it
+ * gets 452, as one beyond recipients_max does, and comes in another mail. */
+#define SMTP_SERVER_ORCPTS_BYTES_MAX 65536
 
 /* What this server offers and where it ends. Borrowed for the life of the machine; one for all
  * sessions of a listener. */
@@ -77,9 +82,9 @@ enum smtp_server_transaction {
 };
 
 enum smtp_server_event_type {
-    SMTP_SERVER_EVENT_HELLO,         /* told only. text: the name given; esmtp */
-    SMTP_SERVER_EVENT_MAIL,          /* asked. path, size_declared, body_8bit, smtputf8 */
-    SMTP_SERVER_EVENT_RCPT,          /* asked. path */
+    SMTP_SERVER_EVENT_HELLO, /* told only. text: the name given; esmtp */
+    SMTP_SERVER_EVENT_MAIL,  /* asked. path, size_declared, body_8bit, smtputf8, ret, envid */
+    SMTP_SERVER_EVENT_RCPT,  /* asked. path, notify, orcpt */
     SMTP_SERVER_EVENT_CONTENT_BEGIN, /* asked, for DATA and the first BDAT: is there room? A refusal
                                         is the reply to DATA (or discards the chunk), and the
                                         transaction is over */
@@ -109,6 +114,10 @@ struct smtp_server_event {
     uint64_t size_declared; /* 0: not declared */
     bool body_8bit;         /* BODY=8BITMIME */
     bool smtputf8;
+    enum smtp_ret ret;
+    uint8_t notify;     /* SMTP_NOTIFY_* */
+    struct slice envid; /* xtext as it came, or empty */
+    struct slice orcpt; /* "addr-type;xtext" as it came, or empty */
     struct slice response;
     bool has_response;
     uint64_t content_bytes; /* CONTENT_END */
@@ -142,6 +151,8 @@ struct smtp_server {
     bool clock_stale;         /* an answer came since the time was last known */
     uint32_t recipients;      /* accepted in this transaction */
     uint32_t recipients_over; /* refused in this transaction for being too many */
+    uint32_t orcpt_bytes;     /* of those accepted */
+    uint32_t orcpt_asked;     /* bytes of the one that the owner is asked about */
     uint32_t errors;
     uint32_t received_lines;
     uint64_t size_limit; /* of this transaction's content */

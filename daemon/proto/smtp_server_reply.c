@@ -127,6 +127,7 @@ static const struct extension {
     {"ENHANCEDSTATUSCODES", NULL, NULL},
     {"8BITMIME", NULL, NULL},
     {"SMTPUTF8", NULL, NULL},
+    {"DSN", NULL, NULL},
     {"HELP", NULL, NULL},
 };
 

@@ -4,7 +4,6 @@
  */
 #include "daemon/base/num.h"
 #include "daemon/base/text.h"
-#include "daemon/proto/smtp_param.h"
 #include "daemon/proto/smtp_server_parts.h"
 
 /* A row's legal places, one bit for each value of transaction. */
@@ -148,6 +147,8 @@ static enum smtp_server_reply read_mail(struct smtp_server *s, struct slice path
     event->size_declared = params.size;
     event->body_8bit = params.body_8bit;
     event->smtputf8 = params.smtputf8;
+    event->ret = params.ret;
+    event->envid = params.envid;
     return reply;
 }
 
@@ -188,11 +189,22 @@ static enum smtp_server_reply read_rcpt(struct smtp_server *s, struct slice path
 {
     struct slice rest;
     struct smtp_params params = {0};
+    unsigned context = SMTP_PARAM_FOR_RCPT | (s->smtputf8 ? SMTP_PARAM_WITH_UTF8 : 0);
     enum smtp_server_reply reply =
         path_reply(smtp_path_parse(path_text, s->smtputf8, &event->path, &rest), false);
-    return reply != SMTP_SERVER_REPLY_NONE
-               ? reply
-               : param_reply(smtp_params_parse(rest, SMTP_PARAM_FOR_RCPT, &params));
+    if (reply == SMTP_SERVER_REPLY_NONE) {
+        reply = param_reply(smtp_params_parse(rest, context, &params));
+    }
+    event->notify = params.notify;
+    event->orcpt = params.orcpt;
+    return reply;
+}
+
+/* One more recipient would be too many, or one more of their ORCPTs. */
+static bool is_surplus(const struct smtp_server *s, const struct smtp_server_event *event)
+{
+    return s->recipients >= s->limits->recipients_max ||
+           event->orcpt.len > SMTP_SERVER_ORCPTS_BYTES_MAX - s->orcpt_bytes;
 }
 
 static void run_rcpt(struct smtp_server *s, struct slice argument)
@@ -204,11 +216,12 @@ static void run_rcpt(struct smtp_server *s, struct slice argument)
                                        : read_rcpt(s, path_text, &event);
     if (reply != SMTP_SERVER_REPLY_NONE) {
         smtp_server_reply(s, reply);
-    } else if (s->recipients >= s->limits->recipients_max) {
+    } else if (is_surplus(s, &event)) {
         refuse_surplus(s);
     } else {
         tell_odd_path(s, path_text);
         s->recipient_asked = true;
+        s->orcpt_asked = u32_from(event.orcpt.len);
         smtp_server_ask(s, &event);
     }
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #define UNTRIED_REST_MS 1000
+#define SCOUT_REST_MS   1000 /* after the store could not be read */
 
 _Static_assert(UPSTREAM_CONNECTIONS_MAX < SCHED_DUE_COUNT_MAX,
                "enough is counted to open them all");
@@ -54,35 +55,58 @@ bool queue_is_leased(const struct queue *q, const struct msg_id *id)
 
 /* ---- the window ---- */
 
+/* What was read of the index beyond some entry. */
+struct reading {
+    struct sched_item items[SCHED_REFILL_MAX]; /* those that are not leased */
+    size_t count;
+    struct sched_item last; /* of all that was read */
+    bool any, complete;
+};
+
+static bool read_index(struct queue *q, const struct queue_upstream *u,
+                       const struct sched_item *after, struct reading *out)
+{
+    struct store_due rows[SCHED_REFILL_MAX];
+    struct store_due from;
+    enum err err = ERR_OK;
+    if (after != NULL) {
+        from = (struct store_due){.due_q = after->due_ms, .id = after->id};
+    }
+    size_t count = store_due_after(q->with.store, u->route, after == NULL ? NULL : &from, rows,
+                                   SCHED_REFILL_MAX, &err);
+    out->count = 0;
+    out->any = count > 0;
+    out->complete = count < SCHED_REFILL_MAX;
+    for (size_t index = 0; err == ERR_OK && index < count; index++) {
+        out->last = (struct sched_item){.due_ms = rows[index].due_q,
+                                        .id = rows[index].id,
+                                        .flow = rows[index].flow,
+                                        .size_kib = rows[index].size_kib};
+        if (!queue_is_leased(q, &rows[index].id)) {
+            out->items[out->count++] = out->last;
+        }
+    }
+    return err == ERR_OK;
+}
+
 static void refill_one(struct queue *q, struct queue_upstream *u)
 {
     const struct sched_item *after = NULL;
+    struct reading r;
     while (sched_wants_refill(&u->sched, &after)) {
-        struct store_due rows[SCHED_REFILL_MAX];
-        struct sched_item items[SCHED_REFILL_MAX];
-        struct store_due from;
-        if (after != NULL) {
-            from = (struct store_due){.due_ms = after->due_ms, .id = after->id};
-        }
-        enum err err = ERR_OK;
-        size_t count = store_due_after(q->with.store, u->route, after == NULL ? NULL : &from, rows,
-                                       SCHED_REFILL_MAX, &err);
-        if (err != ERR_OK) {
+        if (!read_index(q, u, after, &r)) {
             return; /* tried again next round; the store logs */
         }
-        size_t kept = 0;
-        for (size_t index = 0; index < count; index++) {
-            if (!queue_is_leased(q, &rows[index].id)) {
-                items[kept++] =
-                    (struct sched_item){.due_ms = rows[index].due_ms, .id = rows[index].id};
-            }
-        }
-        struct sched_item last = {0};
-        if (count > 0) {
-            last = (struct sched_item){.due_ms = rows[count - 1].due_ms, .id = rows[count - 1].id};
-        }
-        sched_refilled(&u->sched, items, kept, count > 0 ? &last : NULL, count < SCHED_REFILL_MAX);
+        sched_refilled(&u->sched, r.items, r.count, r.any ? &r.last : NULL, r.complete);
     }
+    if (!sched_wants_scout(&u->sched, q->now_ms, &after)) {
+        return;
+    }
+    if (!read_index(q, u, after, &r)) {
+        sched_scout_rests(&u->sched, q->now_ms + SCOUT_REST_MS);
+        return;
+    }
+    sched_scouted(&u->sched, r.items, r.count, r.any ? &r.last : NULL, r.complete);
 }
 
 void queue_refill(struct queue *q)
@@ -94,33 +118,35 @@ void queue_refill(struct queue *q)
 
 /* ---- handing out ---- */
 
-static uint32_t due_count(const struct queue *q, const struct queue_upstream *u)
+static uint32_t due_count(const struct queue *q, struct queue_upstream *u)
 {
     return sched_due_count(&u->sched, q->now_ms, UPSTREAM_CONNECTIONS_MAX + 1);
 }
 
-static bool any_out(const struct queue_upstream *u)
+/* How many connections have work. */
+static uint32_t busy_count(const struct queue_upstream *u)
 {
+    uint32_t busy = 0;
     for (uint32_t index = 0; index < u->link_count; index++) {
-        if (u->links[index].out > 0) {
-            return true;
-        }
+        busy += u->links[index].out > 0;
     }
-    return false;
+    return busy;
 }
 
 /* The open connection with the fewest jobs, or NULL when none has room. */
 static struct queue_link *idlest(const struct queue *q, struct queue_upstream *u)
 {
     bool probing = u->sched.breaker == SCHED_BREAKER_PROBING;
-    uint32_t room = probing ? 1 : QUEUE_WINDOW;
+    uint32_t room = sched_window(&u->sched, QUEUE_WINDOW);
+    uint32_t busy = busy_count(u);
     struct queue_link *best = NULL;
-    if (probing && any_out(u)) {
+    if (probing && busy > 0) {
         return NULL; /* one job at a time */
     }
     for (uint32_t index = 0; index < u->link_count; index++) {
         struct queue_link *l = &u->links[index];
-        if (l->state == QUEUE_LINK_UP && l->out < room && l->out < l->link.window &&
+        bool may_work = l->out > 0 || busy < u->sched.concurrency;
+        if (l->state == QUEUE_LINK_UP && may_work && l->out < room && l->out < l->link.window &&
             q->now_ms >= l->rests_until_ms && (best == NULL || l->out < best->out)) {
             best = l;
         }
@@ -169,15 +195,22 @@ static void give_job(struct queue *q, struct queue_upstream *u, struct queue_lin
     j->state = QUEUE_JOB_OUT;
     l->out++;
     u->leased++;
+    u->memory_used = true;
     job->msg.kind = FLOW_JOB;
     job->msg.reply_to = &q->mailbox;
     job->id = item->id;
     job->due_ms = item->due_ms;
+    job->flow = item->flow;
+    job->size_kib = item->size_kib;
     job->sent_ms = q->now_ms;
     job->tried = job->damaged = job->complete = false;
     job->result_count = 0;
     job->results = &job->inline_result;
     buf_init(&job->text, job->text_memory, sizeof job->text_memory);
+    buf_init(&job->dialogue, job->dialogue_memory, sizeof job->dialogue_memory);
+    job->connection = 0;
+    job->duration_ms = 0;
+    job->dsn_passed = false;
     mailbox_send(q->with.workers[l->link.worker], &job->msg);
 }
 
@@ -194,7 +227,7 @@ static void dispatch_one(struct queue *q, struct queue_upstream *u)
             break;
         }
         /* A second job for a busy connection only when no other connection can be had for it. */
-        if (l->out > 0 && u->sched.connections < u->link_count &&
+        if (l->out > 0 && u->sched.connections < u->sched.concurrency &&
             due_count(q, u) <= u->sched.opening) {
             break;
         }
@@ -231,7 +264,8 @@ static void log_well(struct queue *q, const struct queue_upstream *u)
 
 static void answered(struct queue *q, struct queue_upstream *u)
 {
-    if (sched_upstream_answered(&u->sched)) {
+    if (sched_upstream_answered(&u->sched, q->now_ms)) {
+        u->memory_changed = true; /* how long it was out of order */
         log_well(q, u);
     }
 }
@@ -248,7 +282,7 @@ void queue_link_up(struct queue *q, struct flow_link *link)
     snprintf(u->status.mechanism, sizeof u->status.mechanism, "%s", link->mechanism);
     sched_connection_up(&u->sched);
     if (!sched_due(&u->sched, q->now_ms)) {
-        answered(q, u); /* it let us in, and there is nothing to ask it about */
+        answered(q, u); /* it let us in, and there is nothing to ask it about now */
     }
 }
 
@@ -272,50 +306,89 @@ void queue_link_down(struct queue *q, struct flow_link *link)
     struct queue_link *l = own_link(link);
     CHECK(l->state == QUEUE_LINK_OPENING || l->state == QUEUE_LINK_UP);
     l->state = l->out > 0 ? QUEUE_LINK_DRAINING : QUEUE_LINK_CLOSED;
-    q->entropy = sched_mix(q->entropy);
     uint64_t probe_before_ms = u->sched.probe_ms;
     sched_connection_down(&u->sched, link->down_outcome, l->was_up, l->had_worked, q->now_ms,
-                          q->entropy);
+                          queue_entropy(q));
     if (sched_is_marked(&u->sched) && u->sched.probe_ms != probe_before_ms &&
         u->sched.reason == link->down_outcome) {
+        u->memory_changed = true;
         note_marked(q, u, link);
     }
 }
 
 /* Counters, and what the answers say about the upstream. */
+struct answers {
+    bool about_message; /* it has spoken about the message: it is well */
+    bool succeeded;     /* and took it, or refused it for good */
+    bool throttled;
+    uint32_t spent; /* recipients that it may have counted */
+};
+
+static void count_result(struct queue *q, struct queue_upstream *u,
+                         const struct flow_result *result, struct answers *a)
+{
+    switch (outcome_row(result->outcome)->action) {
+    case OUTCOME_ACTION_DONE:
+        u->status.delivered++;
+        u->status.last_delivery_ms = q->now_ms;
+        metric_add(q->with.metrics, METRIC_DELIVERED, 1);
+        a->about_message = a->succeeded = true;
+        a->spent++;
+        return;
+    case OUTCOME_ACTION_REPORT:
+        u->status.refused++;
+        metric_add(q->with.metrics, METRIC_FAILED, 1);
+        a->about_message = a->succeeded = true;
+        a->spent++;
+        return;
+    case OUTCOME_ACTION_RETRY:
+        metric_add(q->with.metrics, METRIC_IN_DOUBT, result->outcome == OUTCOME_IN_DOUBT);
+        a->spent += result->outcome == OUTCOME_IN_DOUBT;
+        a->about_message = a->about_message || result->code != 0;
+        break;
+    case OUTCOME_ACTION_UPSTREAM:
+    default:
+        break;
+    }
+    u->status.deferred++;
+    metric_add(q->with.metrics, METRIC_DEFERRED, 1);
+    a->throttled = a->throttled || sched_is_throttle(result->outcome);
+}
+
+static void log_throttled(struct queue *q, const struct queue_upstream *u)
+{
+    struct log_line line;
+    event_begin(&line, q->with.log, EVENT_UPSTREAM_THROTTLED);
+    log_put_word(&line, "upstream", u->config->name);
+    log_put_u64(&line, "pause", (u->sched.pause_until_ms - q->now_ms) / 1000);
+    log_put_u64(&line, "connections", u->sched.concurrency);
+    log_end(&line);
+}
+
+static void note_throttle(struct queue *q, struct queue_upstream *u, const struct flow_job *job)
+{
+    uint64_t before_ms = u->sched.pause_until_ms;
+    (void)sched_throttled(&u->sched, &job->id, q->now_ms, queue_entropy(q));
+    if (u->sched.pause_until_ms != before_ms) {
+        metric_add(q->with.metrics, METRIC_THROTTLES, 1);
+        log_throttled(q, u);
+    }
+}
+
 static void count_results(struct queue *q, struct queue_upstream *u, struct queue_link *l,
                           const struct flow_job *job)
 {
-    bool about_message = false;
+    struct answers a = {0};
     for (uint32_t index = 0; index < job->result_count; index++) {
-        enum outcome outcome = job->results[index].outcome;
-        switch (outcome_row(outcome)->action) {
-        case OUTCOME_ACTION_DONE:
-            u->status.delivered++;
-            u->status.last_delivery_ms = q->now_ms;
-            metric_add(q->with.metrics, METRIC_DELIVERED, 1);
-            about_message = true;
-            break;
-        case OUTCOME_ACTION_REPORT:
-            u->status.refused++;
-            metric_add(q->with.metrics, METRIC_FAILED, 1);
-            about_message = true;
-            break;
-        case OUTCOME_ACTION_RETRY:
-            u->status.deferred++;
-            metric_add(q->with.metrics, METRIC_DEFERRED, 1);
-            metric_add(q->with.metrics, METRIC_IN_DOUBT, outcome == OUTCOME_IN_DOUBT ? 1 : 0);
-            about_message = about_message || job->results[index].code != 0;
-            break;
-        case OUTCOME_ACTION_UPSTREAM:
-        default:
-            u->status.deferred++;
-            metric_add(q->with.metrics, METRIC_DEFERRED, 1);
-        }
+        count_result(q, u, &job->results[index], &a);
     }
-    if (about_message) {
+    if (a.about_message) {
         l->had_worked = true;
         answered(q, u);
+    }
+    sched_job_back(&u->sched, a.spent, a.succeeded, q->now_ms);
+    if (a.throttled) {
+        note_throttle(q, u, job);
     }
 }
 
@@ -375,65 +448,4 @@ uint64_t queue_wake_ms(const struct queue *q)
         wake_ms = u64_min(wake_ms, rest_over_ms(q, u));
     }
     return q->unsettled == NULL ? wake_ms : u64_min(wake_ms, q->unsettled_ms);
-}
-
-static void fill_upstream(const struct queue_upstream *u, struct flow_upstream_status *out)
-{
-    *out = u->status;
-    out->state = u->sched.breaker == SCHED_BREAKER_UNTRIED ? FLOW_UPSTREAM_UNTRIED
-                 : sched_is_marked(&u->sched)              ? FLOW_UPSTREAM_MARKED
-                                                           : FLOW_UPSTREAM_WELL;
-    out->outcome = u->sched.reason;
-    out->marked_ms = u->sched.marked_ms;
-    out->next_probe_ms = u->sched.probe_ms;
-    out->connections = u->sched.connections - u->sched.opening;
-    for (uint32_t index = 0; index < u->link_count; index++) {
-        out->busy += u->links[index].out > 0;
-        for (size_t job = 0; job < QUEUE_JOBS_PER_LINK; job++) {
-            const struct queue_job *j = &u->links[index].jobs[job];
-            bool older = out->oldest_sent_ms == 0 || j->job.sent_ms < out->oldest_sent_ms;
-            if (j->state == QUEUE_JOB_OUT && older) {
-                out->oldest_sent_ms = j->job.sent_ms;
-            }
-        }
-    }
-}
-
-static void list_sending(const struct queue_upstream *u, struct flow_status *out)
-{
-    for (uint32_t index = 0; u->leased > 0 && index < u->link_count; index++) {
-        for (size_t job = 0; job < QUEUE_JOBS_PER_LINK; job++) {
-            const struct queue_job *j = &u->links[index].jobs[job];
-            if (j->state == QUEUE_JOB_OUT && out->sending_id_count < FLOW_SENDING_IDS_MAX) {
-                out->sending_ids[out->sending_id_count++] = j->job.id;
-            }
-        }
-    }
-}
-
-void queue_fill_status(const struct queue *q, struct flow_status *out)
-{
-    struct store_summary summary;
-    store_summary(q->with.store, &summary);
-    memset(out, 0, sizeof *out);
-    out->now_ms = q->now_ms;
-    for (size_t state = 0; state < MESSAGE_STATE_COUNT; state++) {
-        out->count_by_state[state] = summary.count_by_state[state];
-    }
-    out->body_bytes = summary.body_bytes;
-    out->pages_used_bytes = summary.pages_used_bytes;
-    out->bytes_max = summary.bytes_max;
-    out->accepting = !q->no_room && !q->store_failed;
-    out->store_failed = q->store_failed;
-    out->upstream_count = q->upstream_count;
-    for (uint32_t at = 0; at < q->upstream_count; at++) {
-        const struct queue_upstream *u = &q->upstreams[at];
-        out->sending += u->leased;
-        list_sending(u, out);
-        if (u->sched.count > 0 &&
-            (out->oldest_due_ms == 0 || u->sched.heap[0].due_ms < out->oldest_due_ms)) {
-            out->oldest_due_ms = u->sched.heap[0].due_ms;
-        }
-        fill_upstream(u, &out->upstreams[at]);
-    }
 }

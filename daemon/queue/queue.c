@@ -1,7 +1,9 @@
 /*
  * The round of the queue thread: take, apply, commit, answer, hand out, wait.
  */
+#include "daemon/base/num.h"
 #include "daemon/flow/clock.h"
+#include "daemon/proto/mail_dsn.h"
 #include "daemon/queue/queue_internal.h"
 
 #include <errno.h>
@@ -11,28 +13,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define READERS_CHECK_MS 60000
-#define SETTLE_AGAIN_MS  1000
+#define SETTLE_AGAIN_MS 1000
 
 static uint64_t clock_us(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-/* Places of readers that ended without giving them back pin old pages. */
-static void check_readers(struct queue *q)
-{
-    if (q->now_ms >= q->readers_checked_ms + READERS_CHECK_MS) {
-        q->readers_checked_ms = q->now_ms;
-        (void)store_readers_check(q->with.store);
-    }
-}
-
-static void read_clock(struct queue *q)
-{
-    q->now_ms = flow_clock_ms(CLOCK_BOOTTIME) + (uint64_t)q->wall_offset_ms;
 }
 
 static bool scratch_new(struct buf *b, size_t bytes)
@@ -42,6 +29,20 @@ static bool scratch_new(struct buf *b, size_t bytes)
         buf_init(b, memory, bytes);
     }
     return memory != NULL;
+}
+
+/* Room for one record each, at its largest. What is not used is never touched. */
+static bool scratches_new(struct queue *q)
+{
+    size_t state_bytes = record_state_bytes_max(SMTP_RECIPIENTS_MAX);
+    size_t envelope_bytes = record_envelope_bytes_max(SMTP_RECIPIENTS_MAX);
+    return scratch_new(&q->old_state, state_bytes) && scratch_new(&q->new_state, state_bytes) &&
+           scratch_new(&q->fates, state_bytes) && scratch_new(&q->envelope, envelope_bytes) &&
+           scratch_new(&q->trail, RECORD_TRAIL_BYTES_MAX) &&
+           scratch_new(&q->moves, RECORD_TRAIL_MOVES_MAX * RECORD_MOVE_BYTES_MAX) &&
+           scratch_new(&q->header, MAIL_DSN_ORIGINAL_BYTES_MAX) &&
+           scratch_new(&q->history, RECORD_HISTORY_HEAD_BYTES + envelope_bytes + state_bytes +
+                                        RECORD_TRAIL_BYTES_MAX);
 }
 
 static enum err upstream_init(struct queue *q, struct queue_upstream *u,
@@ -61,6 +62,8 @@ static enum err upstream_init(struct queue *q, struct queue_upstream *u,
         .retry_min_ms = q->with.config->retry_min_ms,
         .retry_max_ms = q->with.config->retry_max_ms,
     };
+    _Static_assert(sizeof limits.rate == sizeof config->rate.most, "kinds and spans are the same");
+    memcpy(limits.rate, config->rate.most, sizeof limits.rate);
     sched_init(&u->sched, &limits);
     for (uint32_t index = 0; index < u->link_count; index++) {
         struct queue_link *l = &u->links[index];
@@ -80,10 +83,8 @@ enum err queue_new(struct queue **out, const struct queue_config *config)
     }
     enum err err = ERR_NO_MEMORY;
     q->with = *config;
-    q->wall_offset_ms =
-        (int64_t)flow_clock_ms(CLOCK_REALTIME) - (int64_t)flow_clock_ms(CLOCK_BOOTTIME);
     q->entropy = clock_us() ^ (uint64_t)getpid() << 32;
-    read_clock(q);
+    queue_clock_start(q);
     q->bell_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (q->bell_fd < 0) {
         err = ERR_LIMIT;
@@ -92,9 +93,8 @@ enum err queue_new(struct queue **out, const struct queue_config *config)
     mailbox_init(&q->mailbox, q->bell_fd);
     q->upstream_count = config->config->upstream_count;
     q->upstreams = calloc(q->upstream_count, sizeof *q->upstreams);
-    size_t state_bytes = record_state_bytes_max(SMTP_RECIPIENTS_MAX);
-    if (q->upstreams == NULL || !scratch_new(&q->old_state, state_bytes) ||
-        !scratch_new(&q->new_state, state_bytes) || !scratch_new(&q->fates, state_bytes)) {
+    q->dsn_recipients = calloc(SMTP_RECIPIENTS_MAX, sizeof *q->dsn_recipients);
+    if (q->upstreams == NULL || q->dsn_recipients == NULL || !scratches_new(q)) {
         goto out;
     }
     for (uint32_t index = 0; index < q->upstream_count; index++) {
@@ -120,9 +120,12 @@ void queue_free(struct queue **queue)
         free(q->upstreams[index].links);
     }
     free(q->upstreams);
-    free(q->old_state.data);
-    free(q->new_state.data);
-    free(q->fates.data);
+    struct buf *const scratches[] = {&q->old_state, &q->new_state, &q->fates,  &q->envelope,
+                                     &q->trail,     &q->moves,     &q->header, &q->history};
+    for (size_t index = 0; index < sizeof scratches / sizeof scratches[0]; index++) {
+        free(scratches[index]->data);
+    }
+    free(q->dsn_recipients);
     if (q->bell_fd >= 0) {
         close(q->bell_fd);
     }
@@ -138,6 +141,35 @@ struct mailbox *queue_mailbox(struct queue *queue)
 bool queue_store_failed(const struct queue *queue)
 {
     return queue->store_failed;
+}
+
+uint64_t queue_entropy(struct queue *q)
+{
+    q->entropy = sched_mix(q->entropy);
+    return q->entropy;
+}
+
+struct queue_upstream *queue_upstream_by_route(struct queue *q, uint32_t route)
+{
+    for (uint32_t index = 0; index < q->upstream_count; index++) {
+        if (q->upstreams[index].route == route) {
+            return &q->upstreams[index];
+        }
+    }
+    return &q->upstreams[0];
+}
+
+/* Routes by sender come with their setting. */
+struct queue_upstream *queue_route(struct queue *q, struct slice sender)
+{
+    (void)sender;
+    return &q->upstreams[0];
+}
+
+struct sched_item queue_item(const struct msg_id *id, const struct record_state *state)
+{
+    return (struct sched_item){
+        .due_ms = state->due_q, .id = *id, .flow = state->flow, .size_kib = state->size_kib};
 }
 
 void queue_due_later(struct queue *q, struct queue_upstream *upstream,
@@ -162,6 +194,7 @@ static enum err apply(struct queue *q, struct flow_msg *msg)
     case FLOW_LINK_UP:
     case FLOW_LINK_DOWN:
     case FLOW_INSPECT:
+    case FLOW_COMPACT:
     case FLOW_PROBE:
     case FLOW_LOOKUP:
     case FLOW_AUTH:
@@ -180,6 +213,7 @@ static enum err transact(struct queue *q, struct flow_msg *const *batch, uint32_
         return ERR_IN_DOUBT;
     }
     q->due_count = 0;
+    q->effects = (struct queue_effects){0};
     enum err err = store_begin(q->with.store);
     if (err != ERR_OK) {
         return err;
@@ -192,6 +226,7 @@ static enum err transact(struct queue *q, struct flow_msg *const *batch, uint32_
             return err;
         }
     }
+    queue_clock_put(q);
     uint64_t before_us = clock_us();
     err = store_commit(q->with.store);
     metric_add(q->with.metrics, METRIC_COMMITS, 1);
@@ -224,6 +259,7 @@ static void answer(struct queue *q, struct flow_msg *msg, enum err err)
     case FLOW_LINK_UP:
     case FLOW_LINK_DOWN:
     case FLOW_INSPECT:
+    case FLOW_COMPACT:
     case FLOW_PROBE:
     case FLOW_LOOKUP:
     case FLOW_AUTH:
@@ -263,6 +299,25 @@ static void forget_edited(struct queue *q, const struct flow_edit *edit)
     }
 }
 
+void queue_committed(struct queue *q)
+{
+    const struct queue_effects *done = &q->effects;
+    metric_add(q->with.metrics, METRIC_REPORTS, done->reports);
+    metric_add(q->with.metrics, METRIC_REPORTS_UNSENT, done->unreported);
+    metric_add(q->with.metrics, METRIC_FAILED, done->gave_up);
+    metric_add(q->with.metrics, METRIC_STORE_REFUSALS, done->refusals);
+    q->reports_made += done->reports;
+    q->report_tokens_milli -= u64_min(q->report_tokens_milli, done->reports * 1000);
+    if (done->upkeep_ms != 0) {
+        q->upkeep_ms = u64_min(q->upkeep_ms, done->upkeep_ms);
+    }
+    q->effects = (struct queue_effects){0};
+    for (uint32_t index = 0; index < q->due_count; index++) {
+        sched_add(&q->due[index].upstream->sched, &q->due[index].item);
+    }
+    q->due_count = 0;
+}
+
 static void committed(struct queue *q, struct flow_msg *const *batch, uint32_t count)
 {
     for (uint32_t index = 0; index < count; index++) {
@@ -270,10 +325,19 @@ static void committed(struct queue *q, struct flow_msg *const *batch, uint32_t c
             forget_edited(q, FLOW_FROM(batch[index], struct flow_edit));
         }
     }
-    for (uint32_t index = 0; index < q->due_count; index++) {
-        sched_add(&q->due[index].upstream->sched, &q->due[index].item);
+    queue_committed(q);
+}
+
+/* Everybody who reads waits meanwhile, and nothing is committed. */
+static void compact(struct queue *q, struct flow_compact *compact)
+{
+    compact->result = q->store_failed ? ERR_IN_DOUBT
+                                      : store_compact(q->with.store, &compact->bytes_before,
+                                                      &compact->bytes_after);
+    if (compact->result == ERR_IN_DOUBT) {
+        store_has_failed(q, ERR_IN_DOUBT);
     }
-    q->due_count = 0;
+    mailbox_send(compact->msg.reply_to, &compact->msg);
 }
 
 /* What was appended for a message whose last piece found no room: nothing of it is left. */
@@ -392,6 +456,38 @@ static void take_unsettled(struct queue *q, size_t *bytes)
     }
 }
 
+static void to_wall(const struct queue *q, uint64_t *ms)
+{
+    if (*ms != 0 && *ms != UINT64_MAX) {
+        *ms = (uint64_t)((int64_t)*ms + q->wall_minus_q);
+    }
+}
+
+/* What people see is wall clock. */
+static void inspect(struct queue *q, struct flow_status *status)
+{
+    struct store_summary summary;
+    queue_clock_read(q);
+    queue_fill_status(q, status);
+    store_summary(q->with.store, &summary);
+    status->wall_minus_q = q->wall_minus_q;
+    status->history_count = summary.history_count;
+    status->history_bytes = summary.history_bytes;
+    status->file_bytes = summary.file_bytes;
+    status->reports_made = q->reports_made;
+    to_wall(q, &status->now_ms);
+    to_wall(q, &status->oldest_due_ms);
+    for (uint32_t at = 0; at < status->upstream_count; at++) {
+        struct flow_upstream_status *u = &status->upstreams[at];
+        uint64_t *const times[] = {&u->marked_ms,        &u->next_probe_ms,      &u->oldest_sent_ms,
+                                   &u->last_delivery_ms, &u->throttled_until_ms, &u->rate_next_ms,
+                                   &u->forecast_ms};
+        for (size_t index = 0; index < sizeof times / sizeof times[0]; index++) {
+            to_wall(q, times[index]);
+        }
+    }
+}
+
 static void take(struct queue *q, struct flow_msg *msg, size_t *bytes)
 {
     switch ((enum flow_kind)msg->kind) {
@@ -410,8 +506,13 @@ static void take(struct queue *q, struct flow_msg *msg, size_t *bytes)
         queue_link_down(q, FLOW_LINK_FROM(msg, down));
         return;
     case FLOW_INSPECT:
-        queue_fill_status(q, &FLOW_FROM(msg, struct flow_inspect)->status);
+        inspect(q, &FLOW_FROM(msg, struct flow_inspect)->status);
         mailbox_send(msg->reply_to, msg);
+        return;
+    case FLOW_COMPACT:
+        commit_batch(q);
+        *bytes = 0;
+        compact(q, FLOW_FROM(msg, struct flow_compact));
         return;
     case FLOW_STOP:
         q->stopping = true;
@@ -434,6 +535,7 @@ static void look_at_room(struct queue *q)
         return;
     }
     q->no_room = no_room;
+    q->upkeep_ms = no_room ? q->now_ms : q->upkeep_ms; /* the trash makes some */
     store_summary(q->with.store, &summary);
     struct log_line line;
     event_begin(&line, q->with.log, no_room ? EVENT_STORE_FULL : EVENT_STORE_ROOM);
@@ -445,7 +547,7 @@ static void look_at_room(struct queue *q)
 /* Until the mailbox's bell or the next due time. */
 static void wait_for_work(struct queue *q)
 {
-    uint64_t wake_ms = queue_wake_ms(q);
+    uint64_t wake_ms = u64_min(queue_wake_ms(q), q->upkeep_ms);
     int timeout_ms = 60000;
     if (wake_ms <= q->now_ms) {
         timeout_ms = 0;
@@ -460,9 +562,9 @@ static void wait_for_work(struct queue *q)
     }
 }
 
-static void adopt_strays(struct queue *q)
+/* What it meets beside a store that cannot be written can wait. */
+static void note_failure(struct queue *q, enum err err)
 {
-    enum err err = queue_adopt_strays(q);
     if (err != ERR_OK && err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
         store_has_failed(q, err);
     }
@@ -471,10 +573,11 @@ static void adopt_strays(struct queue *q)
 void *queue_run(void *queue)
 {
     struct queue *q = queue;
-    adopt_strays(q);
+    queue_recall(q);
+    note_failure(q, queue_adopt_strays(q));
     queue_refill(q);
     while (!q->stopping) {
-        read_clock(q);
+        queue_clock_read(q);
         size_t bytes = 0;
         for (struct flow_msg *msg = mailbox_take_all(&q->mailbox); msg != NULL;) {
             struct flow_msg *next = msg->next;
@@ -487,11 +590,13 @@ void *queue_run(void *queue)
         }
         commit_batch(q);
         if (!q->store_failed && !q->stopping) {
+            note_failure(q, queue_upkeep(q));
+        }
+        if (!q->store_failed && !q->stopping) {
             queue_refill(q);
             look_at_room(q);
             queue_dispatch(q);
         }
-        check_readers(q);
         if (!q->stopping) {
             wait_for_work(q);
         }

@@ -14,6 +14,7 @@
 #include "daemon/base/log.h"
 #include "daemon/config/config.h"
 #include "daemon/flow/flow.h"
+#include "daemon/flow/ids.h"
 #include "daemon/store/store.h"
 #include "schema/metric.h"
 
@@ -24,6 +25,7 @@ struct queue_config {
     struct store *store;
     const struct log *log;
     struct metrics *metrics; /* this thread's */
+    struct flow_ids *ids;    /* names for what is made here */
     struct mailbox *const *workers;
     uint32_t worker_count;
     struct mailbox *main; /* told FLOW_DRAINED when the store has failed */

@@ -5,6 +5,8 @@
 #include "daemon/queue/queue.h"
 #include "daemon/sched/sched.h"
 #include "schema/event.h"
+#include "schema/record_history.h"
+#include "schema/record_upstream.h"
 
 /* Jobs that one connection may hold: the next ones are there before the first has ended. Twice as
  * many exist, since a job that came back is not free before its commit. */
@@ -12,8 +14,17 @@
 #define QUEUE_JOBS_PER_LINK (2 * QUEUE_WINDOW)
 
 #define QUEUE_BATCH_MAX 1024 /* messages in one transaction */
+#define QUEUE_DUE_EACH  4    /* each may become due again, and three reports with it */
 #define QUEUE_BATCH_BYTES_MAX                                                                      \
     (4u << 20) /* of bodies in one transaction: they are memory until it commits */
+
+/* What is made here: its device in the counts, and room for its records. */
+#define QUEUE_OWN_DEVICE         "tasuki"
+#define QUEUE_OWN_ENVELOPE_BYTES 1024
+#define QUEUE_OWN_STATE_BYTES    512
+
+/* How long an upstream that has refused the null sender is spared reports. */
+#define QUEUE_NULL_REFUSED_MS (24u * 3600 * 1000)
 
 /* Each value says what is true in it. */
 enum queue_link_state {
@@ -50,7 +61,11 @@ struct queue_upstream {
     struct sched_upstream sched;
     struct queue_link *links; /* owned, config->connections of them */
     uint32_t link_count;
-    uint32_t leased;                    /* jobs OUT or SETTLING */
+    uint32_t leased;               /* jobs OUT or SETTLING */
+    struct record_upstream memory; /* what is remembered of it across restarts */
+    char pipeline_reason[RECORD_PIPELINE_REASON_BYTES_MAX + 1]; /* memory's */
+    bool memory_changed;                /* since it was last committed: soon */
+    bool memory_used;                   /* a job was handed out since: now and then */
     struct flow_upstream_status status; /* counters and words; the rest is filled in when asked */
 };
 
@@ -60,15 +75,25 @@ struct queue_due {
     struct sched_item item;
 };
 
+/* What a transaction brings about beside the store: counted when it has committed, since it may be
+ * done twice. */
+struct queue_effects {
+    uint64_t reports, unreported, gave_up, refusals;
+    uint64_t upkeep_ms; /* something falls due then; 0: nothing does */
+};
+
 struct queue {
     struct queue_config with;
     struct mailbox mailbox;
     int bell_fd;
-    int64_t wall_offset_ms; /* wall clock minus CLOCK_BOOTTIME, as at the start: schedules do not
-                               follow steps of the wall clock */
-    uint64_t now_ms;        /* read once a round; wall clock by wall_offset_ms */
-    uint64_t readers_checked_ms;
-    uint64_t entropy; /* moves with every use, for jitter */
+    int64_t q_minus_boot; /* the queue's clock minus CLOCK_BOOTTIME: schedules do not follow steps
+                             of the wall clock */
+    uint64_t boot_id;
+    int64_t wall_minus_q; /* for people: added to the queue's clock it makes wall clock */
+    int64_t wall_noted;   /* as it was when a step was last logged */
+    uint64_t now_ms;      /* of the queue's clock, read once a round */
+    uint64_t upkeep_ms;   /* when upkeep is due next */
+    uint64_t entropy;     /* moves with every use, for jitter */
     bool stopping;
     bool store_failed;
     bool no_room; /* clients hear 452; logged once at each change */
@@ -82,21 +107,94 @@ struct queue {
     struct flow_msg *unsettled; /* jobs whose outcome found no room on disk, linked by next; still
                                    leased, or they would be sent twice */
     uint64_t unsettled_ms;      /* when that is tried again */
-    struct queue_due due[QUEUE_BATCH_MAX * 2];
+    struct queue_due due[QUEUE_BATCH_MAX * QUEUE_DUE_EACH];
     uint32_t due_count;
+    struct queue_effects effects; /* of the open transaction */
+    uint64_t reports_made;        /* since the start */
+    uint64_t report_tokens_milli; /* report-rate: a bucket of thousandths, as of report_tokens_ms */
+    uint64_t report_tokens_ms;
+    uint64_t digest_last_ms; /* when the last digest was committed; the queue's clock */
+    uint64_t upstreams_saved_ms;
 
     struct buf old_state, new_state, fates; /* scratch, for one record each */
+    struct buf envelope, trail, history, moves, header;
+    struct mail_dsn_recipient *dsn_recipients; /* owned, SMTP_RECIPIENTS_MAX: scratch of report.c */
 };
 
-/* settle.c: what comes of jobs, intakes and edits, within the open transaction. Each returns what
- * the store said. */
+/* clock.c: the queue's clock. */
+void queue_clock_start(struct queue *q);
+void queue_clock_read(struct queue *q);
+/* Has the open transaction commit it. */
+void queue_clock_put(struct queue *q);
+
+/*
+ * change.c: one message's way from one state record to the next, within the open transaction: load,
+ * alter its fates, finish.
+ */
+struct queue_change {
+    const struct msg_id *id;
+    struct queue_upstream *upstream; /* the one it is routed to */
+    struct record_state old, next;   /* over q->old_state; next.recipients is set by finish */
+    struct record_envelope envelope; /* over q->envelope; meaningless when it is damaged */
+    bool envelope_sound;
+    uint32_t index;            /* of the recipient that fate_next gave last */
+    struct slice fates, rcpts; /* what fate_next has not given yet */
+    uint32_t open, failed, delivered;
+    bool dsn_passed;         /* the upstream reports successes by itself */
+    bool warn;               /* it is time to tell of a delay */
+    enum record_cause cause; /* of the moves */
+    uint64_t connection;     /* of the attempt, with its duration, peer, TLS and dialogue */
+    uint32_t duration_ms;
+    uint32_t uid;
+    struct slice peer, tls, dialogue, words; /* words: of an operator */
+    uint32_t move_count;
+};
+
+/* Errors: ERR_NOT_FOUND; ERR_DAMAGED, ERR_VERSION, ERR_LIMIT: its state cannot be read; others as
+ * of the store. */
+MUST_CHECK enum err queue_change_load(struct queue *q, struct queue_change *c,
+                                      const struct msg_id *id);
+/* The next recipient, as it was. False at the end. */
+MUST_CHECK bool queue_change_next(struct queue_change *c, struct record_recipient *out_fate,
+                                  struct record_rcpt *out_rcpt);
+/* Its new fate, in the same order. A change of its lifecycle is noted as a move. */
+void queue_change_put(struct queue *q, struct queue_change *c,
+                      const struct record_recipient *before, const struct record_recipient *after);
+/* Writes what follows: reports, the state and the trail, or the history. c->next says state, due
+ * and attempts for the case that recipients are still open or the message is kept. */
+MUST_CHECK enum err queue_change_finish(struct queue *q, struct queue_change *c);
+/* It leaves the queue for the history. All recipients were put. */
+MUST_CHECK enum err queue_change_leave(struct queue *q, struct queue_change *c,
+                                       enum record_end end);
+
+/* report.c: reports to senders and the digest, within the open transaction. */
+/* A report about the recipients of q->fates whose flags lack `told` and who are in the state that
+ * it is about; sets the flag. *out_told: false when nobody could be told, and why was logged. */
+MUST_CHECK enum err queue_report(struct queue *q, struct queue_change *c, uint8_t told,
+                                 bool *out_told);
+/* Makes the digest out of what waits for it, when it is due, in a transaction of its own. */
+MUST_CHECK enum err queue_digest(struct queue *q);
+/* When a message that failed now is told of in a digest. */
+uint64_t queue_digest_due_ms(const struct queue *q);
+
+/* settle.c: what comes of jobs and intakes; edit.c: of edits; within the open transaction. Each
+ * returns what the store said. */
 MUST_CHECK enum err queue_apply_intake(struct queue *q, struct flow_intake *intake);
 MUST_CHECK enum err queue_apply_job(struct queue *q, struct flow_job *job);
 MUST_CHECK enum err queue_apply_edit(struct queue *q, struct flow_edit *edit);
-/* At the start: messages of an upstream that is configured no more go by the first one, and what is
- * due later than any retry could be (this box has no clock of its own, and begins in the past) is
- * due now. */
+/* A message made here, with its body in memory. */
+MUST_CHECK enum err queue_add_own(struct queue *q, const struct msg_id *id, struct slice body,
+                                  uint16_t flags, struct slice sender, struct slice recipient,
+                                  struct slice subject);
+
+/* upkeep.c. At the start: messages of an upstream that is configured no more go by the first one,
+ * and what is due later than any retry could be is due now. */
 MUST_CHECK enum err queue_adopt_strays(struct queue *q);
+/* Each minute: the trash, the history, the digest, what is remembered of upstreams, readers. Its
+ * own transactions. */
+MUST_CHECK enum err queue_upkeep(struct queue *q);
+/* At the start: what is remembered of upstreams. */
+void queue_recall(struct queue *q);
 
 /* dispatch.c: connections and what goes over them. */
 void queue_dispatch(struct queue *q);
@@ -112,6 +210,25 @@ uint64_t queue_wake_ms(const struct queue *q);
 void queue_fill_status(const struct queue *q, struct flow_status *out);
 
 struct queue_upstream *queue_upstream_of(struct queue *q, const struct flow_link *link);
+/* The upstream with that route; the first when none has it. */
+struct queue_upstream *queue_upstream_by_route(struct queue *q, uint32_t route);
+/* The upstream a new message of this sender goes to. */
+struct queue_upstream *queue_route(struct queue *q, struct slice sender);
+/* How long the upstream has been out of order, in all. */
+uint64_t queue_outage_ms(const struct queue *q, const struct queue_upstream *u);
+
+/* A well mixed number for jitter. */
+uint64_t queue_entropy(struct queue *q);
+
+/* A message as the sched knows it. */
+struct sched_item queue_item(const struct msg_id *id, const struct record_state *state);
+
+/* A transaction of the queue thread's own, outside a batch. End: aborts when err is not ERR_OK;
+ * else commits, and lets the effects and what became due count. Returns what came of it. */
+MUST_CHECK enum err queue_transaction_begin(struct queue *q);
+MUST_CHECK enum err queue_transaction_end(struct queue *q, enum err err);
+/* The open transaction has committed. */
+void queue_committed(struct queue *q);
 
 /* Once the transaction has committed, the sched hears of item. */
 void queue_due_later(struct queue *q, struct queue_upstream *upstream,

@@ -1,54 +1,57 @@
 /*
- * What comes of things, written into the open transaction: new messages, outcomes of jobs, an
- * operator's commands.
+ * What comes of things, written into the open transaction: new messages and the outcomes of jobs.
  *
  * May run twice for the same message (a transaction that met a full map is done again), so nothing
- * here changes anything but the store and the list of what the sched will learn; counters move in
- * dispatch.c, once.
+ * here changes anything but the store, the list of what the sched will learn, and q->effects, which
+ * count when the transaction has committed.
  */
+#include "daemon/base/crc32c.h"
+#include "daemon/base/num.h"
 #include "daemon/queue/queue_internal.h"
-
-#define STRAY_ROUTES_MAX 256
-#define ADOPT_AT_ONCE    256 /* messages in one transaction */
-
-static uint64_t next_entropy(struct queue *q)
-{
-    q->entropy = sched_mix(q->entropy);
-    return q->entropy;
-}
 
 /* ---- mail that comes in ---- */
 
-/* The upstream a new message goes to: the first. Routes by sender come with their setting. */
-static struct queue_upstream *route(struct queue *q)
+static uint32_t kib_of(uint64_t bytes)
 {
-    return &q->upstreams[0];
+    uint64_t kib = bytes / 1024 + (bytes % 1024 != 0);
+    return kib > UINT32_MAX ? UINT32_MAX : (uint32_t)kib;
 }
 
-static enum err add_message(struct queue *q, struct flow_intake *intake)
+/* A message as it stands when it has just come in. */
+static enum err add_message(struct queue *q, const struct msg_id *id, struct slice envelope)
 {
-    struct queue_upstream *u = route(q);
+    struct record_envelope e;
+    enum err err = record_envelope_get(envelope, &e);
+    if (err != ERR_OK) {
+        return err;
+    }
+    struct queue_upstream *u = queue_route(q, e.sender);
     buf_reset(&q->fates);
     const struct record_recipient fresh = {.state = RECIPIENT_QUEUED};
-    for (uint32_t index = 0; index < intake->recipient_count; index++) {
+    for (uint32_t index = 0; index < e.recipient_count; index++) {
         record_fate_put(&q->fates, &fresh);
     }
+    struct slice device = e.device.len > 0 ? e.device : e.client;
     struct record_state state = {
         .state = MESSAGE_QUEUED,
         .route = u->route,
-        .due_ms = q->now_ms,
-        .changed_ms = q->now_ms,
+        .due_q = q->now_ms,
+        .changed_q = q->now_ms,
+        .accepted_q = q->now_ms,
+        .outage_base = queue_outage_ms(q, u),
+        .flow = record_flow(device, e.sender),
+        .size_kib = kib_of(e.body_bytes),
         .upstream = slice_from_str(u->config->name),
-        .recipient_count = intake->recipient_count,
+        .device = device,
+        .recipient_count = e.recipient_count,
         .recipients = buf_slice(&q->fates),
     };
     buf_reset(&q->new_state);
     record_state_put(&q->new_state, &state);
     CHECK(!q->new_state.overflow && !q->fates.overflow);
-    enum err err =
-        store_message_add(q->with.store, &intake->id, intake->envelope, buf_slice(&q->new_state));
+    err = store_message_add(q->with.store, id, envelope, buf_slice(&q->new_state));
     if (err == ERR_OK) {
-        struct sched_item item = {.due_ms = q->now_ms, .id = intake->id};
+        struct sched_item item = queue_item(id, &state);
         queue_due_later(q, u, &item);
     }
     return err;
@@ -61,7 +64,7 @@ enum err queue_apply_intake(struct queue *q, struct flow_intake *intake)
         return store_body_discard(q->with.store, &intake->id);
     }
     if (!store_has_room(q->with.store, intake->piece.len + intake->envelope.len)) {
-        metric_add(q->with.metrics, METRIC_STORE_REFUSALS, 1);
+        q->effects.refusals++;
         intake->result = ERR_FULL;
         return store_body_discard(q->with.store, &intake->id);
     }
@@ -72,7 +75,51 @@ enum err queue_apply_intake(struct queue *q, struct flow_intake *intake)
             return err;
         }
     }
-    return intake->step == FLOW_INTAKE_COMMIT ? add_message(q, intake) : ERR_OK;
+    return intake->step == FLOW_INTAKE_COMMIT ? add_message(q, &intake->id, intake->envelope)
+                                              : ERR_OK;
+}
+
+enum err queue_add_own(struct queue *q, const struct msg_id *id, struct slice body, uint16_t flags,
+                       struct slice sender, struct slice recipient, struct slice subject)
+{
+    size_t piece_bytes = store_piece_bytes(q->with.store);
+    uint32_t pieces = 0;
+    enum err err = ERR_OK;
+    for (struct slice rest = body; err == ERR_OK && rest.len > 0;
+         rest = slice_tail(rest, piece_bytes)) {
+        err = store_body_append(q->with.store, id, pieces++, slice_head(rest, piece_bytes));
+    }
+    if (err != ERR_OK) {
+        return err;
+    }
+    uint8_t rcpt_memory[SMTP_PATH_BYTES_MAX + 16], memory[QUEUE_OWN_ENVELOPE_BYTES];
+    struct buf rcpts, encoded;
+    buf_init(&rcpts, rcpt_memory, sizeof rcpt_memory);
+    buf_init(&encoded, memory, sizeof memory);
+    record_recipient_put(&rcpts, recipient);
+    struct record_envelope e = {
+        .arrived_ms = (uint64_t)((int64_t)q->now_ms + q->wall_minus_q),
+        .body_bytes = body.len,
+        .chunk_count = pieces,
+        .body_crc = crc32c(0, body),
+        .recipient_count = 1,
+        .flags = flags,
+        .device = SLICE(QUEUE_OWN_DEVICE),
+        .subject = slice_head(subject, RECORD_SUBJECT_BYTES_MAX),
+        .sender = sender,
+        .recipients = buf_slice(&rcpts),
+    };
+    record_envelope_put(&encoded, &e);
+    CHECK(!encoded.overflow);
+    /* The scratch of the change that this is part of is in use: fates and new_state are kept. */
+    struct buf fates = q->fates, new_state = q->new_state;
+    uint8_t fates_memory[64], state_memory[QUEUE_OWN_STATE_BYTES];
+    buf_init(&q->fates, fates_memory, sizeof fates_memory);
+    buf_init(&q->new_state, state_memory, sizeof state_memory);
+    err = add_message(q, id, buf_slice(&encoded));
+    q->fates = fates;
+    q->new_state = new_state;
+    return err;
 }
 
 /* ---- what came of a job ---- */
@@ -91,28 +138,30 @@ static const struct flow_result *result_of(const struct flow_job *job, uint32_t 
     return NULL;
 }
 
-static bool given_up(const struct queue *q, const struct flow_job *job)
+/* For how long it has been tried; the time while its upstream was out of order does not count. */
+static uint64_t age_ms(const struct queue *q, const struct queue_change *c)
 {
-    uint64_t began_ms = msg_id_time_and_sequence(&job->id) >> 16;
-    return q->now_ms > began_ms && q->now_ms - began_ms > q->with.config->give_up_ms;
+    uint64_t age = q->now_ms - u64_min(c->old.accepted_q, q->now_ms);
+    uint64_t outage = queue_outage_ms(q, c->upstream) - c->old.outage_base;
+    return outage > age ? 0 : age - outage;
 }
 
 /*
  * Does this message break the connection, rather than the upstream? It does when others have gone
  * since its last try and it has failed so again. A refused login is never a message's fault.
  */
-static bool is_poison(const struct queue_upstream *u, const struct record_state *old,
-                      enum outcome outcome)
+static bool is_poison(const struct queue_change *c, enum outcome outcome)
 {
     bool of_connection = outcome == OUTCOME_CONNECTION_LOST || outcome == OUTCOME_TIMED_OUT ||
                          outcome == OUTCOME_PROTOCOL_ERROR;
-    return of_connection && old->attempts > 0 && u->status.last_delivery_ms > old->last_ms;
+    return of_connection && c->old.attempts > 0 &&
+           c->upstream->status.last_delivery_ms > c->old.last_q;
 }
 
 /* One recipient's new fate from its result. */
-static void decide_fate(const struct queue *q, const struct queue_upstream *u,
-                        const struct flow_job *job, const struct record_state *old,
-                        const struct flow_result *result, struct record_recipient *fate)
+static void decide_fate(const struct queue *q, const struct queue_change *c,
+                        const struct flow_job *job, const struct flow_result *result,
+                        struct record_recipient *fate)
 {
     bool may_give_up = false;
     fate->outcome = result->outcome;
@@ -132,9 +181,10 @@ static void decide_fate(const struct queue *q, const struct queue_upstream *u,
         break;
     case OUTCOME_ACTION_UPSTREAM: /* the upstream's trouble is not the message's: it waits */
     default:
-        may_give_up = is_poison(u, old, result->outcome);
+        may_give_up = is_poison(c, result->outcome);
     }
-    if (may_give_up && given_up(q, job)) {
+    fate->state = result->outcome == OUTCOME_IN_DOUBT ? RECIPIENT_IN_DOUBT : RECIPIENT_DEFERRED;
+    if (may_give_up && age_ms(q, c) > q->with.config->give_up_ms) {
         fate->state = RECIPIENT_FAILED;
         fate->outcome = OUTCOME_GAVE_UP;
     }
@@ -159,84 +209,103 @@ static void log_settled(struct queue *q, const struct queue_upstream *u, const s
     log_end(&line);
 }
 
-/*
- * Writes the state record that follows from old and the job's results. A message that cannot be
- * read is set aside as failed, by name; what its recipients were told before that counts all the
- * same.
- */
-static enum err update_message(struct queue *q, struct queue_upstream *u, struct flow_job *job,
-                               const struct record_state *old)
+/* What one attempt has brought, beside the fates. */
+struct settled {
+    const struct flow_result *deferred,
+        *gave_up; /* deferred: whose wait is the shortest; or NULL */
+};
+
+static void settle_fates(struct queue *q, struct queue_change *c, struct flow_job *job,
+                         struct settled *out)
 {
-    struct record_state state = *old;
-    struct slice fates = old->recipients;
     struct record_recipient fate;
-    uint32_t queued = 0, failed = 0, index = 0, hint = 0;
-    const struct flow_result *deferred = NULL, *gave_up = NULL;
-    buf_reset(&q->fates);
-    while (record_fate_next(&fates, &fate)) {
-        const struct flow_result *result = fate.state == RECIPIENT_QUEUED && job->result_count > 0
-                                               ? result_of(job, index, &hint)
-                                               : NULL;
+    struct record_rcpt rcpt;
+    uint32_t hint = 0;
+    while (queue_change_next(c, &fate, &rcpt)) {
+        bool was_open = recipient_is_open(fate.state);
+        struct record_recipient after = fate;
+        const struct flow_result *result =
+            was_open && job->result_count > 0 ? result_of(job, c->index, &hint) : NULL;
+        bool lost = job->damaged && was_open;
+        c->cause = RECORD_CAUSE_ATTEMPT;
         if (result != NULL) {
-            decide_fate(q, u, job, old, result, &fate);
-            deferred = fate.state == RECIPIENT_QUEUED ? result : deferred;
-            gave_up = fate.outcome == OUTCOME_GAVE_UP ? result : gave_up;
+            decide_fate(q, c, job, result, &after);
+            c->cause = after.outcome == OUTCOME_GAVE_UP ? RECORD_CAUSE_GIVE_UP : c->cause;
+            if (recipient_is_open(after.state) &&
+                (out->deferred == NULL ||
+                 sched_is_sooner(result->outcome, out->deferred->outcome))) {
+                out->deferred = result;
+            }
+            out->gave_up = after.outcome == OUTCOME_GAVE_UP ? result : out->gave_up;
         }
-        if (job->damaged && fate.state == RECIPIENT_QUEUED) {
-            fate = (struct record_recipient){.state = RECIPIENT_FAILED, .outcome = OUTCOME_DAMAGED};
-            deferred = NULL;
+        if (lost && recipient_is_open(after.state)) {
+            after = (struct record_recipient){
+                .state = RECIPIENT_FAILED, .flags = fate.flags, .outcome = OUTCOME_DAMAGED};
+            c->cause = RECORD_CAUSE_DAMAGE;
+            out->deferred = NULL;
         }
-        queued += fate.state == RECIPIENT_QUEUED;
-        failed += fate.state == RECIPIENT_FAILED;
-        record_fate_put(&q->fates, &fate);
-        index++;
+        queue_change_put(q, c, &fate, result != NULL || lost ? &after : &fate);
     }
-    CHECK(!q->fates.overflow);
-    if (queued == 0 && failed == 0) {
-        return store_message_remove(q->with.store, &job->id);
+}
+
+/*
+ * Writes what follows from the job's results. A message that cannot be read is set aside as failed,
+ * by name; what its recipients were told before that counts all the same.
+ */
+static enum err settle(struct queue *q, struct queue_change *c, struct flow_job *job)
+{
+    struct queue_upstream *u = queue_upstream_of(q, job->link);
+    struct settled settled = {0};
+    c->connection = job->connection;
+    c->duration_ms = job->duration_ms;
+    c->peer = slice_from_str(job->link->peer);
+    c->tls = slice_from_str(job->link->tls);
+    c->dialogue = buf_slice(&job->dialogue);
+    c->dsn_passed = job->dsn_passed;
+    settle_fates(q, c, job, &settled);
+    c->next.last_q = q->now_ms;
+    c->next.state = c->open > 0 ? MESSAGE_QUEUED : MESSAGE_FAILED;
+    enum outcome outcome = settled.deferred != NULL ? settled.deferred->outcome : OUTCOME_NONE;
+    struct sched_retry retry =
+        sched_retry(&u->sched, &job->id, outcome, c->old.attempts, q->now_ms, queue_entropy(q));
+    c->next.due_q = retry.due_ms;
+    c->next.attempts += retry.counts;
+    c->warn = settled.deferred != NULL && outcome_row(outcome)->action == OUTCOME_ACTION_RETRY &&
+              age_ms(q, c) > q->with.config->warn_after_ms;
+    enum err err = queue_change_finish(q, c);
+    if (settled.deferred != NULL) {
+        log_settled(q, u, job, settled.deferred, EVENT_DEFERRED, settled.deferred->outcome,
+                    c->next.due_q);
     }
-    state.recipients = buf_slice(&q->fates);
-    state.attempts++;
-    state.last_ms = q->now_ms;
-    state.changed_ms = q->now_ms;
-    state.state = queued > 0 ? MESSAGE_QUEUED : MESSAGE_FAILED;
-    state.due_ms = sched_retry_ms(&u->sched.limits, state.attempts, q->now_ms, next_entropy(q));
-    buf_reset(&q->new_state);
-    record_state_put(&q->new_state, &state);
-    CHECK(!q->new_state.overflow);
-    enum err err = store_message_update(q->with.store, &job->id, buf_slice(&q->new_state));
-    if (err == ERR_OK && queued > 0) {
-        struct sched_item item = {.due_ms = state.due_ms, .id = job->id};
-        queue_due_later(q, u, &item);
-    }
-    if (deferred != NULL) {
-        log_settled(q, u, job, deferred, EVENT_DEFERRED, deferred->outcome, state.due_ms);
-    }
-    if (gave_up != NULL) {
-        metric_add(q->with.metrics, METRIC_FAILED, 1);
-        log_settled(q, u, job, gave_up, EVENT_FAILED, OUTCOME_GAVE_UP, 0);
+    if (settled.gave_up != NULL) {
+        q->effects.gave_up++;
+        log_settled(q, u, job, settled.gave_up, EVENT_FAILED, OUTCOME_GAVE_UP, 0);
     }
     return err;
 }
 
+/* A report that the upstream would not have for its null sender: it is spared the next ones. */
+static void note_null_refused(struct queue *q, const struct queue_change *c,
+                              const struct flow_job *job)
+{
+    if (!c->envelope_sound || c->envelope.sender.len > 0 || job->result_count == 0 ||
+        job->results[0].outcome != OUTCOME_SENDER_REFUSED) {
+        return;
+    }
+    c->upstream->memory.null_refused_q = q->now_ms + QUEUE_NULL_REFUSED_MS;
+    c->upstream->memory_changed = true;
+}
+
 enum err queue_apply_job(struct queue *q, struct flow_job *job)
 {
-    struct queue_upstream *u = queue_upstream_of(q, job->link);
     if (!job->tried && !job->damaged) {
-        struct sched_item item = {.due_ms = job->due_ms, .id = job->id};
-        queue_due_later(q, u, &item); /* its index entry never moved */
+        struct sched_item item = {
+            .due_ms = job->due_ms, .id = job->id, .flow = job->flow, .size_kib = job->size_kib};
+        queue_due_later(q, queue_upstream_of(q, job->link), &item); /* its entry never moved */
         return ERR_OK;
     }
-    if (job->complete) {
-        enum err err = store_message_remove(q->with.store, &job->id);
-        return err == ERR_NOT_FOUND ? ERR_OK : err;
-    }
-    buf_reset(&q->old_state);
-    enum err err = store_state_get(q->with.store, &job->id, &q->old_state);
-    struct record_state old;
-    if (err == ERR_OK) {
-        err = record_state_get(buf_slice(&q->old_state), &old);
-    }
+    struct queue_change c;
+    enum err err = queue_change_load(q, &c, &job->id);
     if (err == ERR_NOT_FOUND || err == ERR_DAMAGED || err == ERR_VERSION || err == ERR_LIMIT) {
         /* Not even its state can be read. It stays on disk as it is, untouched and not due;
          * event=store-damaged has named it. */
@@ -245,196 +314,6 @@ enum err queue_apply_job(struct queue *q, struct flow_job *job)
     if (err != ERR_OK) {
         return err;
     }
-    return update_message(q, u, job, &old);
-}
-
-/* ---- an operator's commands ---- */
-
-struct edit_rule {
-    bool allowed[MESSAGE_STATE_COUNT]; /* in which states it makes sense */
-    enum message_state result;
-};
-
-static const struct edit_rule edit_rules[FLOW_EDIT_ACTION_COUNT] = {
-    [FLOW_EDIT_RETRY] = {{[MESSAGE_QUEUED] = true, [MESSAGE_HELD] = true, [MESSAGE_FAILED] = true},
-                         MESSAGE_QUEUED},
-    [FLOW_EDIT_HOLD] = {{[MESSAGE_QUEUED] = true, [MESSAGE_FAILED] = true}, MESSAGE_HELD},
-    [FLOW_EDIT_RELEASE] = {{[MESSAGE_HELD] = true}, MESSAGE_QUEUED},
-    [FLOW_EDIT_DELETE] = {{[MESSAGE_QUEUED] = true, [MESSAGE_HELD] = true, [MESSAGE_FAILED] = true},
-                          MESSAGE_QUEUED},
-};
-
-static struct queue_upstream *upstream_by_route(struct queue *q, uint32_t wanted)
-{
-    for (uint32_t index = 0; index < q->upstream_count; index++) {
-        if (q->upstreams[index].route == wanted) {
-            return &q->upstreams[index];
-        }
-    }
-    return &q->upstreams[0];
-}
-
-/* Failed recipients are queued again when the message is retried or released. */
-static uint32_t requeue(struct queue *q, struct slice fates)
-{
-    struct record_recipient fate;
-    uint32_t queued = 0;
-    buf_reset(&q->fates);
-    while (record_fate_next(&fates, &fate)) {
-        if (fate.state == RECIPIENT_FAILED) {
-            fate.state = RECIPIENT_QUEUED;
-        }
-        queued += fate.state == RECIPIENT_QUEUED;
-        record_fate_put(&q->fates, &fate);
-    }
-    CHECK(!q->fates.overflow);
-    return queued;
-}
-
-static enum err edit_one(struct queue *q, enum flow_edit_action action, const struct msg_id *id,
-                         enum err *result)
-{
-    struct record_state state;
-    buf_reset(&q->old_state);
-    enum err err = store_state_get(q->with.store, id, &q->old_state);
-    if (err == ERR_OK) {
-        err = record_state_get(buf_slice(&q->old_state), &state);
-    }
-    if (err == ERR_NOT_FOUND || err == ERR_DAMAGED || err == ERR_VERSION || err == ERR_LIMIT) {
-        *result = err;
-        return ERR_OK;
-    }
-    if (err != ERR_OK) {
-        return err;
-    }
-    const struct edit_rule *rule = &edit_rules[action];
-    if (queue_is_leased(q, id)) {
-        *result = ERR_BUSY;
-        return ERR_OK;
-    }
-    if (!rule->allowed[state.state]) {
-        *result = ERR_UNSUPPORTED;
-        return ERR_OK;
-    }
-    struct queue_upstream *u = upstream_by_route(q, state.route);
-    *result = ERR_OK;
-    if (action == FLOW_EDIT_DELETE) {
-        return store_message_remove(q->with.store, id);
-    }
-    state.state = rule->result;
-    state.changed_ms = q->now_ms;
-    if (rule->result == MESSAGE_QUEUED) {
-        (void)requeue(q, state.recipients);
-        state.recipients = buf_slice(&q->fates);
-        state.route = u->route;
-        state.upstream = slice_from_str(u->config->name);
-        state.due_ms = q->now_ms;
-    }
-    buf_reset(&q->new_state);
-    record_state_put(&q->new_state, &state);
-    CHECK(!q->new_state.overflow);
-    err = store_message_update(q->with.store, id, buf_slice(&q->new_state));
-    if (err == ERR_OK && rule->result == MESSAGE_QUEUED) {
-        struct sched_item item = {.due_ms = state.due_ms, .id = *id};
-        queue_due_later(q, u, &item);
-    }
-    return err;
-}
-
-/* The same id twice in one batch: the sched would learn of it twice, and it would be sent twice. */
-static bool was_named(const struct flow_edit *edit, uint32_t index)
-{
-    for (uint32_t before = 0; before < index; before++) {
-        if (msg_id_compare(&edit->ids[before], &edit->ids[index]) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-enum err queue_apply_edit(struct queue *q, struct flow_edit *edit)
-{
-    for (uint32_t index = 0; index < edit->count; index++) {
-        if (was_named(edit, index)) {
-            edit->results[index] = ERR_UNSUPPORTED;
-            continue;
-        }
-        enum err err = edit_one(q, edit->action, &edit->ids[index], &edit->results[index]);
-        if (err != ERR_OK) {
-            return err;
-        }
-    }
-    return ERR_OK;
-}
-
-/* ---- at the start ---- */
-
-static enum err adopt(struct queue *q, const struct msg_id *id, uint64_t latest_ms)
-{
-    struct record_state state;
-    buf_reset(&q->old_state);
-    enum err err = store_state_get(q->with.store, id, &q->old_state);
-    if (err != ERR_OK || record_state_get(buf_slice(&q->old_state), &state) != ERR_OK) {
-        return err == ERR_FULL || err == ERR_IO || err == ERR_NO_MEMORY ? err : ERR_OK;
-    }
-    struct queue_upstream *u = upstream_by_route(q, state.route);
-    state.route = u->route;
-    state.upstream = slice_from_str(u->config->name);
-    state.due_ms = state.due_ms > latest_ms ? q->now_ms : state.due_ms;
-    buf_reset(&q->new_state);
-    record_state_put(&q->new_state, &state);
-    CHECK(!q->new_state.overflow);
-    return store_message_update(q->with.store, id, buf_slice(&q->new_state));
-}
-
-static bool is_ours(const struct queue *q, uint32_t wanted)
-{
-    for (uint32_t index = 0; index < q->upstream_count; index++) {
-        if (q->upstreams[index].route == wanted) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Sets right what stands in the due index of one route, strictly after *after (NULL: all of it). */
-static enum err adopt_route(struct queue *q, uint32_t route, const struct store_due *after,
-                            uint64_t latest_ms)
-{
-    struct store_due rows[ADOPT_AT_ONCE];
-    struct store_due last;
-    enum err err = ERR_OK;
-    size_t count = store_due_after(q->with.store, route, after, rows, ADOPT_AT_ONCE, &err);
-    while (err == ERR_OK && count > 0) {
-        last = rows[count - 1];
-        err = store_begin(q->with.store);
-        if (err != ERR_OK) {
-            return err;
-        }
-        for (size_t index = 0; err == ERR_OK && index < count; index++) {
-            err = adopt(q, &rows[index].id, latest_ms);
-        }
-        if (err != ERR_OK) {
-            store_abort(q->with.store);
-            return err;
-        }
-        err = store_commit(q->with.store);
-        if (err == ERR_OK) {
-            count = store_due_after(q->with.store, route, &last, rows, ADOPT_AT_ONCE, &err);
-        }
-    }
-    return err;
-}
-
-enum err queue_adopt_strays(struct queue *q)
-{
-    uint32_t routes[STRAY_ROUTES_MAX];
-    enum err err = ERR_OK;
-    uint64_t latest_ms = q->now_ms + q->with.config->retry_max_ms * 2;
-    const struct store_due far = {.due_ms = latest_ms};
-    size_t count = store_due_routes(q->with.store, routes, STRAY_ROUTES_MAX, &err);
-    for (size_t index = 0; err == ERR_OK && index < count; index++) {
-        err = adopt_route(q, routes[index], is_ours(q, routes[index]) ? &far : NULL, latest_ms);
-    }
-    return err;
+    note_null_refused(q, &c, job);
+    return settle(q, &c, job);
 }

@@ -6,9 +6,11 @@
  * reads, through a reader of its own; each reading call is one short read transaction that ends
  * before it returns, so no reader ever pins old pages across a wait.
  *
- * What is kept (schema/README.md has the layout): envelope, state, body chunks, the due index, the
- * list of bodies still being received, and one summary record with exact counts and the last
- * message id. A summary is committed with the changes it counts.
+ * What is kept (schema/STORE.md has the layout): envelope, state, trail, body chunks, the due
+ * index, the list of bodies still being received, the history of messages that have left, what is
+ * remembered of upstreams, counts by upstream, device and reason, and one summary record with exact
+ * counts, the last message id and the queue's clock. Counts are committed with the changes they
+ * count.
  *
  * What is not here: when to retry, what a reply means, who may send.
  */
@@ -24,9 +26,10 @@ struct store;
 struct store_reader;
 
 struct store_config {
-    const char *directory;    /* borrowed for the call; made (0700) when it is missing */
-    uint64_t queue_bytes_max; /* queue-max: what mail may take; the map is larger by a reserve for
-                                 outcomes */
+    const char *directory;      /* borrowed for the call; made (0700) when it is missing */
+    uint64_t queue_bytes_max;   /* queue-max: what mail may take; the map is larger by a reserve for
+                                   outcomes */
+    uint64_t history_bytes_max; /* history-max: what history may take, beside that; 0: 64 MiB */
     uint32_t readers_max;
     uint32_t chunk_bytes; /* 0: the default of daemon/decisions/0004; tests and bench give others */
     bool read_only;       /* tasukictl while the daemon is down: no writer, no lock, no recovery */
@@ -38,6 +41,7 @@ struct store_report {
     uint64_t messages;        /* in the queue */
     uint64_t discarded;       /* bodies whose message never was committed, removed */
     uint64_t readers_cleared; /* stale reader slots */
+    uint64_t upgraded;        /* messages rewritten from an older format */
     char problem[512];        /* after ERR_OK: "", or a warning about where the queue lies */
 };
 
@@ -51,15 +55,29 @@ MUST_CHECK enum err store_open(struct store **out_store, const struct store_conf
                                struct store_report *report);
 void store_close(struct store **store);
 
+/*
+ * The queue's clock, as it stood when the last commit was made, beside the other clocks: whoever
+ * opens the queue finds out how much time has passed. See schema/STORE.md, summary.
+ */
+struct store_clock {
+    uint64_t q_ms;    /* the queue's clock; never goes back */
+    uint64_t wall_ms; /* CLOCK_REALTIME */
+    uint64_t boot_ms; /* CLOCK_BOOTTIME */
+    uint64_t boot_id; /* which boot that was: the kernel's boot id, hashed */
+};
+
 /* Exact, as of the last commit. */
 struct store_summary {
     uint64_t count_by_state[MESSAGE_STATE_COUNT];
     uint64_t body_bytes; /* sum over all messages */
     uint64_t
         last_id; /* time and sequence of the newest id ever committed: msg_id_time_and_sequence */
-    uint64_t pages_used_bytes; /* of the map */
+    uint64_t pages_used_bytes; /* of the map, without the history's */
     uint64_t bytes_max;        /* queue-max */
-    uint16_t box;              /* this box's number in ids, made at creation */
+    uint64_t history_count, history_bytes;
+    uint64_t file_bytes;      /* length of the file */
+    struct store_clock clock; /* of the last commit that set it; zeros: never */
+    uint16_t box;             /* this box's number in ids, made at creation */
 };
 
 void store_summary(const struct store *store, struct store_summary *out);
@@ -105,15 +123,54 @@ MUST_CHECK enum err store_body_discard(struct store *store, const struct msg_id 
 MUST_CHECK enum err store_message_add(struct store *store, const struct msg_id *id,
                                       struct slice envelope, struct slice state);
 
-/* Replaces the state record and moves the message in the due index. */
+/* Replaces the state record and moves the message in the due index and in the counts. */
 MUST_CHECK enum err store_message_update(struct store *store, const struct msg_id *id,
                                          struct slice state);
 
-/* Envelope, state, body and index entry. */
-MUST_CHECK enum err store_message_remove(struct store *store, const struct msg_id *id);
+/* Replaces the trail record of a message that is in the queue. */
+MUST_CHECK enum err store_trail_set(struct store *store, const struct msg_id *id,
+                                    struct slice trail);
 
-/* The state record of id within the open transaction, copied. ERR_LIMIT: *to is too small. */
-MUST_CHECK enum err store_state_get(struct store *store, const struct msg_id *id, struct buf *to);
+/* Envelope, state, trail, body and index entry. history: the encoded record
+ * (schema/record_history.h) that stands in the history from then on; empty: none. */
+MUST_CHECK enum err store_message_remove(struct store *store, const struct msg_id *id,
+                                         struct slice history);
+
+/*
+ * One record of id within the open transaction, borrowed until the next call that changes anything.
+ * Errors: ERR_NOT_FOUND; ERR_DAMAGED: its checksum is wrong.
+ */
+MUST_CHECK enum err store_envelope_get(struct store *store, const struct msg_id *id,
+                                       struct slice *out);
+MUST_CHECK enum err store_state_get(struct store *store, const struct msg_id *id,
+                                    struct slice *out);
+MUST_CHECK enum err store_trail_get(struct store *store, const struct msg_id *id,
+                                    struct slice *out);
+
+/* The first bytes of a body, within the open transaction: as many as fit into *to, or all.
+ * Errors: ERR_NOT_FOUND, ERR_DAMAGED, ERR_IO. */
+MUST_CHECK enum err store_body_head(struct store *store, const struct msg_id *id, struct buf *to);
+
+/*
+ * Removes history that is too old or too much, at most rows_max entries looked at from where the
+ * last call stopped: those whose left_q is before before_q, and the oldest (by arrival) while the
+ * history takes more than history-max. *out_removed; *out_more: calling again at once would find
+ * more.
+ */
+MUST_CHECK enum err store_history_expire(struct store *store, uint64_t before_q, size_t rows_max,
+                                         uint64_t *out_removed, bool *out_more);
+
+/* What is remembered of an upstream (schema/record_upstream.h). Get: borrowed like the above. */
+MUST_CHECK enum err store_upstream_set(struct store *store, struct slice name, struct slice record);
+MUST_CHECK enum err store_upstream_get(struct store *store, struct slice name, struct slice *out);
+
+/* The clock that is committed with whatever else is; alone it is no change. */
+void store_clock_set(struct store *store, const struct store_clock *clock);
+
+/* One small value by a word, at most 64 bytes: what the queue remembers of itself ("digest"). Get:
+ * borrowed like the above. */
+MUST_CHECK enum err store_note_set(struct store *store, struct slice word, struct slice value);
+MUST_CHECK enum err store_note_get(struct store *store, struct slice word, struct slice *out);
 
 /*
  * Durable when it returns ERR_OK. ERR_FULL, ERR_IO, ERR_NO_MEMORY: nothing of it happened.
@@ -127,8 +184,9 @@ void store_abort(struct store *store);
  * ---- the due index: the writing thread, outside a transaction ----
  */
 struct store_due {
-    uint64_t due_ms;
+    uint64_t due_q;
     struct msg_id id;
+    uint32_t flow, size_kib; /* as in the state record; ignored in `after` */
 };
 
 /*
@@ -139,7 +197,8 @@ MUST_CHECK size_t store_due_after(struct store *store, uint32_t route,
                                   const struct store_due *after, struct store_due *out, size_t max,
                                   enum err *out_err);
 
-/* The distinct routes that stand in the due index, at most max; returns how many. */
+/* The distinct routes that stand in the due index, at most max, those of the trash and of the
+ * digest (record_route of their names) among them; returns how many. */
 MUST_CHECK size_t store_due_routes(struct store *store, uint32_t *out_routes, size_t max,
                                    enum err *out_err);
 
@@ -179,5 +238,81 @@ typedef bool store_row_fn(void *ctx, const struct store_row *row);
 MUST_CHECK enum err store_read_rows(struct store_reader *reader, const struct msg_id *from,
                                     size_t max, store_row_fn *fn, void *ctx,
                                     struct msg_id *out_next);
+
+/* The trail record of a message in the queue, copied. ERR_NOT_FOUND: it has none. ERR_LIMIT. */
+MUST_CHECK enum err store_read_trail(struct store_reader *reader, const struct msg_id *id,
+                                     struct buf *to);
+
+/* The history record of a message that has left, copied. ERR_LIMIT with *out_bytes_needed set. */
+MUST_CHECK enum err store_read_history(struct store_reader *reader, const struct msg_id *id,
+                                       struct buf *to, size_t *out_bytes_needed);
+
+/* Return false to stop. history: the encoded record, borrowed; empty when it is damaged. */
+typedef bool store_history_fn(void *ctx, const struct msg_id *id, struct slice history);
+
+/* As store_read_rows, but through the history, newest id first, from *from on downwards
+ * (inclusive). *out_next is the next lower one. */
+MUST_CHECK enum err store_read_history_rows(struct store_reader *reader, const struct msg_id *from,
+                                            size_t max, store_history_fn *fn, void *ctx,
+                                            struct msg_id *out_next);
+
+enum store_count_kind { STORE_COUNT_UPSTREAM, STORE_COUNT_DEVICE, STORE_COUNT_REASON };
+
+/* name: of the upstream, the device (or its address), or the outcome's word. Return false to stop.
+ */
+typedef bool store_count_fn(void *ctx, struct slice name,
+                            const uint64_t messages_by_state[MESSAGE_STATE_COUNT]);
+
+/* Exact counts of one kind, as of the last commit, in the order of names from *after (exclusive;
+ * empty: from the first) on, at most max. ERR_OK: there are more; ERR_NOT_FOUND: that was all. */
+MUST_CHECK enum err store_read_counts(struct store_reader *reader, enum store_count_kind kind,
+                                      struct slice after, size_t max, store_count_fn *fn,
+                                      void *ctx);
+
+/*
+ * ---- the whole file ----
+ */
+
+/* Called now and then with how far it is; done and total in the same unit. False: stop,
+ * ERR_CANCELLED. */
+typedef bool store_progress_fn(void *ctx, uint64_t done, uint64_t total);
+
+/*
+ * A hot copy: writes the queue in directory, as of one commit, compacted, into a new file at path
+ * (0600, synced, its directory synced too; what was half written is removed on failure), then opens
+ * the copy and checks it as store_check does. Any process may do it, whether a daemon runs or not.
+ * Errors: ERR_EXISTS path is there already; ERR_FULL; ERR_IO; ERR_DAMAGED; ... report->problem says
+ * it in words.
+ */
+MUST_CHECK enum err store_backup(const char *directory, const char *path,
+                                 store_progress_fn *progress, void *ctx,
+                                 struct store_report *report);
+
+/* What a check found: each finding is one line of words without a line end, id of the message
+ * named. */
+typedef void store_finding_fn(void *ctx, const char *finding);
+
+struct store_check {
+    uint64_t messages, history, chunks, pages;
+    uint64_t findings; /* 0: sound */
+};
+
+/*
+ * Verifies every page, record, chunk and index entry of the queue in directory against each other,
+ * as of one commit; changes nothing. Errors: as store_open's when it cannot be opened or its pages
+ * are damaged; else ERR_OK, or ERR_DAMAGED when there were findings.
+ */
+MUST_CHECK enum err store_check(const char *directory, store_finding_fn *fn, void *ctx,
+                                store_progress_fn *progress, void *progress_ctx,
+                                struct store_check *out, struct store_report *report);
+
+/*
+ * Rewrites the file without its free pages, in place of the old one, while readers wait: the
+ * writing thread, outside a transaction. A crash leaves the old file or the new one. Readers of
+ * this store go on with the new one by themselves. *out_before, *out_after: length of the file.
+ * Errors: ERR_FULL, ERR_IO, ...: the old file is in use as before. ERR_IN_DOUBT: as for
+ * store_commit.
+ */
+MUST_CHECK enum err store_compact(struct store *store, uint64_t *out_before, uint64_t *out_after);
 
 #endif

@@ -48,11 +48,11 @@ void store_chunk_key(uint8_t key[STORE_CHUNK_KEY_BYTES], const struct msg_id *id
     be32_put(key + MSG_ID_BYTES, index);
 }
 
-void store_due_key(uint8_t key[STORE_DUE_KEY_BYTES], uint32_t route, uint64_t due_ms,
+void store_due_key(uint8_t key[STORE_DUE_KEY_BYTES], uint32_t route, uint64_t due_q,
                    const struct msg_id *id)
 {
     be32_put(key, route);
-    be64_put(key + 4, due_ms);
+    be64_put(key + 4, due_q);
     memcpy(key + 12, id->bytes, MSG_ID_BYTES);
 }
 
@@ -90,6 +90,33 @@ enum err store_get_sealed(const struct store *store, MDB_txn *txn, enum store_db
     return err == ERR_OK ? store_unseal(key, store_val_slice(value), out_bytes) : err;
 }
 
+enum err store_cursor_open(const struct store *store, MDB_txn *txn, enum store_db db,
+                           MDB_cursor **out_cursor)
+{
+    return store_err(mdb_cursor_open(txn, store->dbs[db], out_cursor));
+}
+
+/* Which entry of the due index a message in that state has, if any: schema/STORE.md, due. */
+static bool standing_route(const struct record_state *record, uint32_t *out_route)
+{
+    switch (record->state) {
+    case MESSAGE_QUEUED:
+        *out_route = record->route;
+        return true;
+    case MESSAGE_TRASHED:
+        *out_route = record_route(SLICE(RECORD_ROUTE_NAME_TRASH));
+        return true;
+    case MESSAGE_FAILED:
+        *out_route = record_route(SLICE(RECORD_ROUTE_NAME_DIGEST));
+        return (record->flags & RECORD_STATE_AWAITS_DIGEST) != 0;
+    case MESSAGE_HELD:
+    case MESSAGE_STATE_COUNT:
+        break;
+    }
+    *out_route = 0;
+    return false;
+}
+
 enum err store_standing_of(struct slice state, struct store_standing *out)
 {
     struct record_state record;
@@ -99,9 +126,14 @@ enum err store_standing_of(struct slice state, struct store_standing *out)
     size_t bytes_max = record_state_bytes_max(record.recipient_count);
     *out = (struct store_standing){
         .state = record.state,
-        .route = record.route,
-        .due_ms = record.due_ms,
+        .reason = record.reason,
+        .due_q = record.due_q,
+        .flow = record.flow,
+        .size_kib = record.size_kib,
         .promised_bytes = bytes_max > state.len ? bytes_max - state.len : 0,
+        .upstream = record.upstream,
+        .device = record.device,
     };
+    out->indexed = standing_route(&record, &out->route);
     return ERR_OK;
 }

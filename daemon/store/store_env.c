@@ -15,8 +15,8 @@
 
 /*
  * The map is address space, not disk: it is queue-max again for what has been promised (a leaf
- * page is at least about half full, so records take at most twice their size), and this for the
- * pages that a commit writes anew while the old ones are not free yet.
+ * page is at least about half full, so records take at most twice their size), twice history-max,
+ * and this for the pages that a commit writes anew while the old ones are not free yet.
  */
 #define RESERVE_BYTES (64u << 20)
 /* Pages of files (the map's and the programs') that may stay resident before the map's are given
@@ -29,9 +29,13 @@
 
 static const char format_magic[8] = "tasukiQ";
 
+#define HISTORY_BYTES_DEFAULT ((uint64_t)64 << 20)
+
 const char *const store_db_names[STORE_DB_COUNT] = {
-    [STORE_DB_META] = "meta",   [STORE_DB_ENVELOPE] = "envelope", [STORE_DB_STATE] = "state",
-    [STORE_DB_CHUNK] = "chunk", [STORE_DB_DUE] = "due",           [STORE_DB_INTAKE] = "intake",
+    [STORE_DB_META] = "meta",         [STORE_DB_ENVELOPE] = "envelope", [STORE_DB_STATE] = "state",
+    [STORE_DB_TRAIL] = "trail",       [STORE_DB_CHUNK] = "chunk",       [STORE_DB_DUE] = "due",
+    [STORE_DB_INTAKE] = "intake",     [STORE_DB_HISTORY] = "history",   [STORE_DB_TALLY] = "count",
+    [STORE_DB_UPSTREAM] = "upstream",
 };
 
 struct opening {
@@ -39,6 +43,7 @@ struct opening {
     const struct store_config *config;
     struct store_report *report;
     uint64_t used_bytes; /* of the file: pages up to the last one used */
+    uint32_t version;    /* of the format */
 };
 
 typedef enum err open_step_fn(struct opening *o);
@@ -78,7 +83,7 @@ static enum err open_file(struct opening *o)
  * A reader that root started makes LMDB's lock file when there is none: it has to belong to the
  * queue's owner, or the daemon could not start any more.
  */
-static void lock_file_give(const char *directory, int data_fd)
+void store_lock_file_give(const char *directory, int data_fd)
 {
     char path[STORE_PATH_BYTES_MAX];
     struct stat data;
@@ -91,26 +96,22 @@ static void lock_file_give(const char *directory, int data_fd)
     }
 }
 
-static enum err open_env(struct opening *o)
+/* LMDB's part of opening, with the map and the readers as the store says. */
+static int env_start(struct store *store, const char *directory)
 {
-    struct store *store = o->store;
-    uint32_t readers = o->config->readers_max + READERS_SPARE;
-    uint64_t mail = u64_max(store->queue_bytes_max, o->used_bytes);
-    store->map_bytes = mail + store->queue_bytes_max + RESERVE_BYTES;
-    store->map_bytes -= store->map_bytes % (uint64_t)sysconf(_SC_PAGESIZE);
     int code = mdb_env_create(&store->env);
     if (code == MDB_SUCCESS) {
         code = mdb_env_set_maxdbs(store->env, STORE_DB_COUNT);
     }
     if (code == MDB_SUCCESS) {
-        code = mdb_env_set_maxreaders(store->env, readers < READERS_MIN ? READERS_MIN : readers);
+        code = mdb_env_set_maxreaders(store->env, store->readers_max);
     }
     if (code == MDB_SUCCESS && !store->read_only) {
         code = mdb_env_set_mapsize(store->env, store->map_bytes); /* a reader takes the owner's */
     }
     if (code == MDB_SUCCESS) {
         unsigned flags = STORE_ENV_FLAGS | (store->read_only ? (unsigned)MDB_RDONLY : 0u);
-        code = mdb_env_open(store->env, o->config->directory, flags, 0600);
+        code = mdb_env_open(store->env, directory, flags, 0600);
     }
     MDB_envinfo info;
     MDB_stat stat;
@@ -123,19 +124,39 @@ static enum err open_env(struct opening *o)
     if (code == MDB_SUCCESS) {
         code = mdb_env_stat(store->env, &stat);
     }
+    struct stat st;
+    if (code == MDB_SUCCESS && fstat(store->data_fd, &st) != 0) {
+        code = errno;
+    }
+    if (code == MDB_SUCCESS) {
+        store->map_bytes = info.me_mapsize;
+        store->page_bytes = stat.ms_psize;
+        store->file_bytes = (uint64_t)st.st_size;
+    }
+    return code;
+}
+
+static enum err open_swap(struct opening *o)
+{
+    return store_swap_enter(o->config->directory, !o->config->read_only, &o->store->swap_fd,
+                            o->report);
+}
+
+static enum err open_env(struct opening *o)
+{
+    struct store *store = o->store;
+    uint32_t readers = o->config->readers_max + READERS_SPARE;
+    uint64_t kept = store->queue_bytes_max + 2 * store->history_bytes_max;
+    store->readers_max = readers < READERS_MIN ? READERS_MIN : readers;
+    store->map_bytes = u64_max(kept, o->used_bytes) + store->queue_bytes_max + RESERVE_BYTES;
+    store->map_bytes -= store->map_bytes % (uint64_t)sysconf(_SC_PAGESIZE);
+    int code = env_start(store, o->config->directory);
     if (code != MDB_SUCCESS) {
         return refused(o, "cannot open the queue in", code);
     }
-    store->map_bytes = info.me_mapsize;
-    store->page_bytes = stat.ms_psize;
-    struct stat st;
-    if (fstat(store->data_fd, &st) != 0) {
-        return refused(o, "cannot use the queue in", errno);
-    }
-    store->file_bytes = (uint64_t)st.st_size;
     store->allocated_bytes = o->used_bytes;
     if (store->read_only) {
-        lock_file_give(o->config->directory, store->data_fd);
+        store_lock_file_give(o->config->directory, store->data_fd);
     }
     return ERR_OK;
 }
@@ -144,38 +165,6 @@ static enum err open_readers(struct opening *o)
 {
     o->report->readers_cleared = store_readers_check(o->store);
     return ERR_OK;
-}
-
-static enum err open_databases(struct opening *o)
-{
-    struct store *store = o->store;
-    MDB_txn *txn;
-    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &txn);
-    if (code != MDB_SUCCESS) {
-        return refused(o, "cannot read the queue in", code);
-    }
-    for (enum store_db db = 0; db < STORE_DB_COUNT && code == MDB_SUCCESS; db++) {
-        code = mdb_dbi_open(txn, store_db_names[db], 0, &store->dbs[db]);
-    }
-    if (code != MDB_SUCCESS) {
-        mdb_txn_abort(txn);
-        store_problem(o->report, "%s/data.mdb is not a queue of this program, or damaged",
-                      o->config->directory);
-        return ERR_DAMAGED;
-    }
-    return store_err(mdb_txn_commit(txn)); /* keeps the handles */
-}
-
-/* The queue thread's read transaction. */
-static enum err open_own(struct opening *o)
-{
-    struct store *store = o->store;
-    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->own);
-    if (code == MDB_SUCCESS) {
-        code = mdb_cursor_open(store->own, store->dbs[STORE_DB_DUE], &store->due_cursor);
-        mdb_txn_reset(store->own);
-    }
-    return code == MDB_SUCCESS ? ERR_OK : refused(o, "cannot read the queue in", code);
 }
 
 /*
@@ -193,7 +182,7 @@ void store_format_encode(uint32_t chunk_bytes, uint16_t box, uint8_t to[STORE_FO
 
 /* Where LMDB has put page 0. It does not tell; but a small value lies in a page that begins with
  * its own number. */
-static const uint8_t *map_find(const struct store *store, const void *value)
+const uint8_t *store_map_find(const struct store *store, const void *value)
 {
     uintptr_t at = (uintptr_t)value;
     const uint8_t *page = (const uint8_t *)value - at % store->page_bytes;
@@ -210,12 +199,12 @@ static enum err format_judge(struct opening *o, struct slice value)
         store_problem(o->report, "%s/data.mdb is not a queue of this program", directory);
         return ERR_DAMAGED;
     }
-    uint32_t version = be32_get(value.data + 8);
-    if (version > STORE_VERSION) {
+    o->version = be32_get(value.data + 8);
+    if (o->version > STORE_VERSION) {
         store_problem(o->report,
                       "the queue in %s was written by a newer version (format %lu; this one knows "
                       "%d): install that version again, or let it empty the queue first",
-                      directory, (unsigned long)version, STORE_VERSION);
+                      directory, (unsigned long)o->version, STORE_VERSION);
         return ERR_VERSION;
     }
     struct slice bytes;
@@ -223,7 +212,8 @@ static enum err format_judge(struct opening *o, struct slice value)
     if (value.len == STORE_FORMAT_BYTES && store_unseal(SLICE("format"), value, &bytes) == ERR_OK) {
         chunk_bytes = be32_get(bytes.data + 12);
     }
-    if (version == 0 || chunk_bytes < STORE_CHUNK_BYTES_MIN || chunk_bytes > BODY_CHUNK_BYTES_MAX) {
+    if (o->version == 0 || chunk_bytes < STORE_CHUNK_BYTES_MIN ||
+        chunk_bytes > BODY_CHUNK_BYTES_MAX) {
         store_problem(o->report, "%s/data.mdb: the format record is damaged", directory);
         return ERR_DAMAGED;
     }
@@ -233,28 +223,122 @@ static enum err format_judge(struct opening *o, struct slice value)
     return ERR_OK;
 }
 
-static enum err open_format(struct opening *o)
+static enum err format_read(struct opening *o, MDB_txn *txn)
 {
     struct store *store = o->store;
-    enum err err = store_err(mdb_txn_renew(store->own));
-    if (err != ERR_OK) {
-        return err;
+    MDB_dbi *meta = &store->dbs[STORE_DB_META];
+    if (mdb_dbi_open(txn, store_db_names[STORE_DB_META], 0, meta) != MDB_SUCCESS) {
+        store_problem(o->report, "%s/data.mdb is not a queue of this program, or damaged",
+                      o->config->directory);
+        return ERR_DAMAGED;
     }
     MDB_val key = store_val(SLICE("format"));
     MDB_val value;
-    int code = mdb_get(store->own, store->dbs[STORE_DB_META], &key, &value);
-    if (code == MDB_SUCCESS) {
-        store->map = map_find(store, value.mv_data);
-        err = format_judge(o, store_val_slice(value));
-    } else {
+    if (mdb_get(txn, *meta, &key, &value) != MDB_SUCCESS) {
         store_problem(o->report, "%s/data.mdb has no format record", o->config->directory);
-        err = ERR_DAMAGED;
+        return ERR_DAMAGED;
     }
-    mdb_txn_reset(store->own);
-    if (err == ERR_OK && !store->read_only) {
+    store->map = store_map_find(store, value.mv_data);
+    return format_judge(o, store_val_slice(value));
+}
+
+/* What version the queue is of comes before everything else in it. */
+static enum err open_format(struct opening *o)
+{
+    struct store *store = o->store;
+    MDB_txn *txn;
+    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &txn);
+    if (code != MDB_SUCCESS) {
+        return refused(o, "cannot read the queue in", code);
+    }
+    enum err err = format_read(o, txn);
+    if (err != ERR_OK) {
+        mdb_txn_abort(txn);
+        return err;
+    }
+    code = mdb_txn_commit(txn); /* keeps the handle */
+    if (code != MDB_SUCCESS) {
+        return refused(o, "cannot read the queue in", code);
+    }
+    if (!store->read_only) {
         store_fault_range_set(store->map, store->map_bytes);
     }
+    return ERR_OK;
+}
+
+/*
+ * ---- databases ----
+ */
+
+static enum err upgrade_refused(struct opening *o)
+{
+    store_problem(
+        o->report,
+        "the queue in %s is of an older format, or its upgrade is not finished: start the "
+        "daemon once so that it upgrades the queue",
+        o->config->directory);
+    return ERR_VERSION;
+}
+
+static enum err open_upgrade(struct opening *o)
+{
+    if (o->version == STORE_VERSION) {
+        return ERR_OK;
+    }
+    if (o->store->read_only) {
+        return upgrade_refused(o);
+    }
+    enum err err = store_upgrade_begin(o->store);
+    if (err != ERR_OK) {
+        store_problem(o->report, "cannot upgrade the queue in %s: %s", o->config->directory,
+                      err_text(err));
+    }
     return err;
+}
+
+/* The handles of all databases, within a transaction that has to be committed to keep them. */
+static int databases_start(struct store *store, MDB_txn *txn)
+{
+    int code = MDB_SUCCESS;
+    for (enum store_db db = 0; db < STORE_DB_COUNT && code == MDB_SUCCESS; db++) {
+        code = mdb_dbi_open(txn, store_db_names[db], 0, &store->dbs[db]);
+    }
+    return code;
+}
+
+static enum err open_databases(struct opening *o)
+{
+    struct store *store = o->store;
+    MDB_txn *txn;
+    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &txn);
+    if (code != MDB_SUCCESS) {
+        return refused(o, "cannot read the queue in", code);
+    }
+    code = databases_start(store, txn);
+    if (code != MDB_SUCCESS) {
+        mdb_txn_abort(txn);
+        store_problem(o->report, "%s/data.mdb is not a queue of this program, or damaged",
+                      o->config->directory);
+        return ERR_DAMAGED;
+    }
+    return store_err(mdb_txn_commit(txn)); /* keeps the handles */
+}
+
+/* The queue thread's read transaction. */
+static int own_start(struct store *store)
+{
+    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->own);
+    if (code == MDB_SUCCESS) {
+        code = mdb_cursor_open(store->own, store->dbs[STORE_DB_DUE], &store->due_cursor);
+        mdb_txn_reset(store->own);
+    }
+    return code;
+}
+
+static enum err open_own(struct opening *o)
+{
+    int code = own_start(o->store);
+    return code == MDB_SUCCESS ? ERR_OK : refused(o, "cannot read the queue in", code);
 }
 
 /*
@@ -291,42 +375,73 @@ static enum err chunk_size_adopt(struct store *store, uint32_t wanted)
     return err;
 }
 
-static enum err open_recover(struct opening *o)
+/* The rest of an upgrade, however far an earlier opening came with it. */
+static enum err upgrade_finish(struct opening *o)
+{
+    bool pending = false;
+    enum err err = store_upgrade_pending(o->store, &pending);
+    if (err != ERR_OK || !pending) {
+        return err;
+    }
+    return o->store->read_only ? upgrade_refused(o)
+                               : store_upgrade_run(o->store, &o->report->upgraded);
+}
+
+static enum err recover(struct opening *o)
 {
     struct store *store = o->store;
     bool sound = false;
     uint32_t wanted =
         o->config->chunk_bytes == 0 ? STORE_CHUNK_BYTES_DEFAULT : o->config->chunk_bytes;
-    enum err err = store_totals_load(store, &sound);
-    if (!store->read_only) {
-        if (err == ERR_OK && !sound) {
-            err = store_rebuild(store);
-        }
-        if (err == ERR_OK) {
-            err = store_intake_clear(store, &o->report->discarded);
-        }
-        if (err == ERR_OK) {
-            err = chunk_size_adopt(store, wanted);
-        }
-        store_file_allocate(store);
+    enum err err = upgrade_finish(o);
+    if (err == ERR_OK) {
+        err = store_totals_load(store, &sound);
     }
-    if (err != ERR_OK) {
-        store_problem(o->report, "cannot recover the queue in %s: %s", o->config->directory,
-                      err_text(err));
+    if (err != ERR_OK || store->read_only) {
         return err;
     }
-    for (size_t state = 0; state < MESSAGE_STATE_COUNT; state++) {
-        o->report->messages += store->committed.count_by_state[state];
+    if (!sound) {
+        err = store_rebuild(store);
     }
-    return ERR_OK;
+    if (err == ERR_OK) {
+        err = store_intake_clear(store, &o->report->discarded);
+    }
+    if (err == ERR_OK) {
+        err = chunk_size_adopt(store, wanted);
+    }
+    store_file_allocate(store);
+    return err;
+}
+
+static enum err open_recover(struct opening *o)
+{
+    enum err err = recover(o);
+    if (err != ERR_OK && err != ERR_VERSION) {
+        store_problem(o->report, "cannot recover the queue in %s: %s", o->config->directory,
+                      err_text(err));
+    }
+    for (size_t state = 0; state < MESSAGE_STATE_COUNT && err == ERR_OK; state++) {
+        o->report->messages += o->store->committed.count_by_state[state];
+    }
+    return err;
+}
+
+/* Readers that come one after another, without a gap, must not keep the writer waiting for ever. */
+static void guard_init(pthread_rwlock_t *guard)
+{
+    pthread_rwlockattr_t attributes;
+    pthread_rwlockattr_init(&attributes);
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    CHECK(pthread_rwlock_init(guard, &attributes) == 0);
+    pthread_rwlockattr_destroy(&attributes);
 }
 
 enum err store_open(struct store **out_store, const struct store_config *config,
                     struct store_report *report)
 {
     static open_step_fn *const steps[] = {
-        open_directory, open_owner, open_file,   open_env,     open_readers,
-        open_databases, open_own,   open_format, open_recover,
+        open_directory, open_owner,   open_swap,      open_file, open_env,     open_readers,
+        open_format,    open_upgrade, open_databases, open_own,  open_recover,
     };
     CHECK(config->chunk_bytes == 0 || (config->chunk_bytes >= STORE_CHUNK_BYTES_MIN &&
                                        config->chunk_bytes <= BODY_CHUNK_BYTES_MAX));
@@ -336,9 +451,13 @@ enum err store_open(struct store **out_store, const struct store_config *config,
         return ERR_NO_MEMORY;
     }
     store->owner_fd = -1;
+    store->swap_fd = -1;
+    guard_init(&store->swap_guard);
     store->read_only = config->read_only;
     store->writable = true;
     store->queue_bytes_max = config->queue_bytes_max;
+    store->history_bytes_max =
+        config->history_bytes_max == 0 ? HISTORY_BYTES_DEFAULT : config->history_bytes_max;
     store->chunk_bytes = config->chunk_bytes == 0 ? STORE_CHUNK_BYTES_DEFAULT : config->chunk_bytes;
     struct opening o = {.store = store, .config = config, .report = report};
     enum err err = ERR_OK;
@@ -365,23 +484,92 @@ void store_close(struct store **store)
     if (s->txn != NULL) {
         store_abort(s);
     }
-    if (s->due_cursor != NULL) {
-        mdb_cursor_close(s->due_cursor);
-    }
-    if (s->own != NULL) {
-        mdb_txn_abort(s->own);
-    }
-    if (s->map != NULL && !s->read_only) {
-        store_fault_range_set(NULL, 0);
-    }
-    if (s->env != NULL) {
-        mdb_env_close(s->env);
+    CHECK(s->readers == NULL);
+    store_detach(s);
+    if (s->swap_fd >= 0) {
+        close(s->swap_fd);
     }
     if (s->owner_fd >= 0) {
         close(s->owner_fd);
     }
+    pthread_rwlock_destroy(&s->swap_guard);
+    free(s->scratch);
     free(s);
     *store = NULL;
+}
+
+/*
+ * ---- another file in place of this one ----
+ */
+
+void store_detach(struct store *store)
+{
+    for (struct store_reader *reader = store->readers; reader != NULL; reader = reader->next) {
+        store_reader_detach(reader);
+    }
+    if (store->due_cursor != NULL) {
+        mdb_cursor_close(store->due_cursor);
+        store->due_cursor = NULL;
+    }
+    if (store->own != NULL) {
+        mdb_txn_abort(store->own);
+        store->own = NULL;
+    }
+    if (store->map != NULL && !store->read_only) {
+        store_fault_range_set(NULL, 0);
+    }
+    store->map = NULL;
+    if (store->env != NULL) {
+        mdb_env_close(store->env);
+        store->env = NULL;
+    }
+    store->data_fd = -1;
+}
+
+/* What opening found out about the format holds: the file is a copy. */
+static int databases_restart(struct store *store)
+{
+    MDB_txn *txn;
+    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &txn);
+    if (code != MDB_SUCCESS) {
+        return code;
+    }
+    MDB_val key = store_val(SLICE("format"));
+    MDB_val value;
+    code = databases_start(store, txn);
+    if (code == MDB_SUCCESS) {
+        code = mdb_get(txn, store->dbs[STORE_DB_META], &key, &value);
+    }
+    if (code != MDB_SUCCESS) {
+        mdb_txn_abort(txn);
+        return code;
+    }
+    store->map = store_map_find(store, value.mv_data);
+    store->used_bytes = store_used_bytes(store, txn);
+    return mdb_txn_commit(txn);
+}
+
+enum err store_attach(struct store *store, const char *directory)
+{
+    int code = env_start(store, directory);
+    if (code == MDB_SUCCESS) {
+        code = databases_restart(store);
+    }
+    if (code == MDB_SUCCESS) {
+        store->allocated_bytes = 0;
+        store_file_allocate(store);
+        store_fault_range_set(store->map, store->map_bytes);
+        code = own_start(store);
+    }
+    enum err err = store_err(code);
+    for (struct store_reader *reader = store->readers; reader != NULL && err == ERR_OK;
+         reader = reader->next) {
+        err = store_reader_attach(reader);
+    }
+    if (err != ERR_OK) {
+        store_detach(store);
+    }
+    return err;
 }
 
 /*
@@ -395,6 +583,10 @@ void store_summary(const struct store *store, struct store_summary *out)
         .last_id = store->committed.last_id,
         .pages_used_bytes = store->used_bytes,
         .bytes_max = store->queue_bytes_max,
+        .history_count = store->committed.history_count,
+        .history_bytes = store->committed.history_bytes,
+        .file_bytes = store->file_bytes,
+        .clock = store->committed.clock,
         .box = store->box,
     };
     memcpy(out->count_by_state, store->committed.count_by_state, sizeof out->count_by_state);
@@ -413,8 +605,8 @@ uint64_t store_readers_check(struct store *store)
 
 /*
  * Pages that hold something: the two meta pages and what each database says of itself, among them
- * the list of free pages (0) and the list of databases (1). Exact, also within a transaction, and
- * no page is read for it.
+ * the list of free pages (0) and the list of databases (1); but not the history's, which have a
+ * bound of their own. Exact, also within a transaction, and no page is read for it.
  */
 uint64_t store_used_bytes(const struct store *store, MDB_txn *txn)
 {
@@ -422,6 +614,9 @@ uint64_t store_used_bytes(const struct store *store, MDB_txn *txn)
     for (MDB_dbi index = 0; index < STORE_DB_COUNT + 2; index++) {
         MDB_stat stat;
         MDB_dbi dbi = index < 2 ? index : store->dbs[index - 2];
+        if (dbi == store->dbs[STORE_DB_HISTORY]) {
+            continue;
+        }
         if (mdb_stat(txn, dbi, &stat) == MDB_SUCCESS) {
             pages += stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages;
         }

@@ -3,6 +3,7 @@
  * it is made in one step, and that there are blocks for what will be written.
  */
 #include "daemon/store/store_internal.h"
+#include "daemon/store/store_pages.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +20,7 @@
 #define ALLOCATE_BYTES (4u << 20)
 /* The map while a queue is made: it holds the names of the databases and two records. */
 #define CREATE_MAP_BYTES (1u << 20)
+#define SUSPECT_NAME     "suspect"
 
 /* From statfs(2). */
 #define FS_NFS   0x6969u
@@ -29,6 +31,10 @@
 #define FS_CEPH  0x00c36400u
 #define FS_9P    0x01021997u
 #define FS_TMPFS 0x01021994u
+
+/* Where a run that died in the map leaves word for the next one. Its owner writes it, and reads it
+ * in a signal handler: "" until there is an owner. */
+static char suspect_path[STORE_PATH_BYTES_MAX];
 
 static const struct {
     uint32_t magic;
@@ -160,6 +166,9 @@ enum err store_owner_lock(const char *directory, int *out_fd, struct store_repor
     if (ftruncate(fd, 0) == 0 && pwrite(fd, text, (size_t)len, 0) < 0) {
         text[0] = '\0'; /* the lock holds all the same */
     }
+    if (!path_join(suspect_path, directory, SUSPECT_NAME)) {
+        suspect_path[0] = '\0';
+    }
     *out_fd = fd;
     return ERR_OK;
 }
@@ -190,7 +199,7 @@ static enum err databases_make(MDB_env *env, const struct store_config *config)
     }
     uint8_t format[STORE_FORMAT_BYTES];
     store_format_encode(config->chunk_bytes, box, format);
-    static const struct store_totals nothing = {{0}, 0, 0, 0};
+    static const struct store_totals nothing;
     uint8_t summary[STORE_TOTALS_BYTES + STORE_SEAL_BYTES];
     store_totals_encode(&nothing, summary);
     be32_put(summary + STORE_TOTALS_BYTES,
@@ -343,6 +352,37 @@ static enum err length_check(int fd, const char *path, uint64_t *out_used_bytes,
     return ERR_OK;
 }
 
+/*
+ * LMDB trusts its pages, so they are judged first: the tops of the trees each time, all of them
+ * when the last run died in the map. A mark that cannot be removed costs only time. ERR_BUSY: a
+ * reader beside an owner that is at work, and that has opened the same file. Keys that are not in
+ * order hide a message at most: the others are worth opening for.
+ */
+static enum err pages_check(int fd, const char *path, const char *directory,
+                            struct store_report *report)
+{
+    char suspect[STORE_PATH_BYTES_MAX];
+    if (!path_join(suspect, directory, SUSPECT_NAME)) {
+        return ERR_LIMIT;
+    }
+    bool suspected = access(suspect, F_OK) == 0;
+    struct store_pages_report pages;
+    enum err err =
+        store_pages_check(fd, suspected ? STORE_PAGES_FULL : STORE_PAGES_QUICK, NULL, NULL, &pages);
+    if (err == ERR_DAMAGED && pages.order_only) {
+        store_problem(report, "%s is damaged, %s: a message may be missing", path, pages.problem);
+    } else if (err == ERR_DAMAGED || err == ERR_IO) {
+        store_problem(report, "%s is damaged, %s: put back a copy of the file", path,
+                      pages.problem);
+        return err;
+    } else if (err != ERR_OK && err != ERR_BUSY) {
+        store_problem(report, "cannot check %s: %s", path, pages.problem);
+        return err;
+    }
+    return suspected && err != ERR_BUSY && unlink(suspect) == 0 ? sync_path(directory, report)
+                                                                : ERR_OK;
+}
+
 /* Before anything is mapped: touching a page of the map behind the end of the file kills. */
 enum err store_file_check(const char *directory, uint64_t *out_used_bytes,
                           struct store_report *report)
@@ -357,6 +397,9 @@ enum err store_file_check(const char *directory, uint64_t *out_used_bytes,
         return errno == ENOENT ? ERR_NOT_FOUND : err;
     }
     enum err err = length_check(fd, path, out_used_bytes, report);
+    if (err == ERR_OK) {
+        err = pages_check(fd, path, directory, report);
+    }
     close(fd);
     return err;
 }
@@ -426,12 +469,28 @@ void store_fault_range_set(const uint8_t *map, uint64_t bytes)
     atomic_store(&fault_last, map == NULL ? 0 : (uintptr_t)map + bytes - 1);
 }
 
+/* Makes the next start look at every page before it maps them. */
+static void suspect_mark(void)
+{
+    static const char words[] = "the last run died in the map of data.mdb\n";
+    int fd = suspect_path[0] == '\0'
+                 ? -1
+                 : open(suspect_path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd >= 0) {
+        if (write(fd, words, sizeof words - 1) > 0) { /* an empty mark is one too */
+            fsync(fd);
+        }
+        close(fd);
+    }
+}
+
 bool store_fault_explain(const void *address, int fd)
 {
     uintptr_t at = (uintptr_t)address;
     if (at == 0 || at < atomic_load(&fault_first) || at > atomic_load(&fault_last)) {
         return false;
     }
+    suspect_mark();
     static const char words[] =
         "tasuki: the queue file could not be read: it was cut short or replaced while in use, or "
         "the disk failed. Nothing that was answered with 250 depends on this process: repair the "

@@ -17,9 +17,10 @@
 #include "daemon/store/store.h"
 
 #include <lmdb.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
-#define STORE_VERSION 1
+#define STORE_VERSION 2
 
 /* Measured in daemon/decisions/0004: four pages, less LMDB's page header and ours. */
 #define STORE_CHUNK_BYTES_DEFAULT 16360u
@@ -42,14 +43,21 @@ enum store_db {
     STORE_DB_META,
     STORE_DB_ENVELOPE,
     STORE_DB_STATE,
+    STORE_DB_TRAIL,
     STORE_DB_CHUNK,
     STORE_DB_DUE,
     STORE_DB_INTAKE,
+    STORE_DB_HISTORY,
+    STORE_DB_TALLY, /* "count": messages by upstream, device and reason */
+    STORE_DB_UPSTREAM,
     STORE_DB_COUNT
 };
 
 #define STORE_CHUNK_KEY_BYTES  (MSG_ID_BYTES + 4)
 #define STORE_DUE_KEY_BYTES    (4 + 8 + MSG_ID_BYTES)
+#define STORE_DUE_BYTES        8                             /* be32 flow, be32 KiB */
+#define STORE_TALLY_KEY_BYTES  (1 + RECORD_DEVICE_BYTES_MAX) /* at most: kind, name */
+#define STORE_TALLY_BYTES      (8 * MESSAGE_STATE_COUNT)
 #define STORE_CHUNK_HEAD_BYTES 8 /* be32 length, be32 checksum */
 #define STORE_SEAL_BYTES       4 /* be32 checksum behind a value */
 
@@ -59,7 +67,24 @@ struct store_totals {
     uint64_t body_bytes;
     uint64_t last_id;
     uint64_t promised_bytes; /* by how much the state records may yet grow */
+    uint64_t history_count;
+    uint64_t history_bytes;   /* values, seals included */
+    struct store_clock clock; /* as it was set last */
 };
+
+/*
+ * By how much one row of counts changes through the open transaction. They are gathered here and
+ * written at the commit, so that fifty messages of one device cost one row and not a hundred.
+ */
+struct store_tally {
+    int64_t change[MESSAGE_STATE_COUNT];
+    uint32_t hash; /* of the key */
+    uint8_t key_bytes;
+    uint8_t key[STORE_TALLY_KEY_BYTES];
+};
+
+#define STORE_TALLIES_MAX 64
+#define STORE_TALLY_ROWS  3 /* of one message at most: upstream, device, reason */
 
 struct store {
     MDB_env *env; /* owned */
@@ -68,9 +93,17 @@ struct store {
     MDB_txn *own;           /* owned; the queue thread's read transaction, reset between calls */
     MDB_cursor *due_cursor; /* owned; renewed with own */
     struct store_totals committed;
-    struct store_totals pending;    /* while txn is open */
-    uint64_t used_bytes;            /* pages that hold something, as of the last commit */
-    uint64_t queue_bytes_max;       /* accepting stops here; the map goes on */
+    struct store_totals pending; /* while txn is open */
+    bool summary_stale;          /* the one on disk is damaged, or of another format */
+    bool tallies_stale;          /* rows of counts are not right: made anew at the commit */
+    uint32_t tally_count;        /* in tallies, while txn is open */
+    struct store_tally tallies[STORE_TALLIES_MAX];
+    struct msg_id history_at; /* where the walk for old history goes on */
+    uint8_t *scratch;         /* owned, one chunk: for store_body_head */
+    uint64_t used_bytes;      /* pages that hold something, as of the last commit; the
+                                 history's not */
+    uint64_t queue_bytes_max; /* accepting stops here; the map goes on */
+    uint64_t history_bytes_max;
     uint64_t map_bytes;             /* length of the map */
     uint64_t file_bytes;            /* length of the file, at least what LMDB may have written */
     uint64_t allocated_bytes;       /* of the file, blocks asked for ahead */
@@ -78,10 +111,14 @@ struct store {
     _Atomic uint64_t touched_bytes; /* of the map, since its pages were last counted */
     const uint8_t *map;             /* borrowed from env: where page 0 is */
     size_t page_bytes;
-    uint32_t chunk_bytes; /* of a body in one record */
-    uint32_t piece_bytes; /* multiple of chunk_bytes */
-    int data_fd;          /* borrowed from env */
-    int owner_fd;         /* holds the owner's lock, -1: none */
+    uint32_t chunk_bytes;         /* of a body in one record */
+    uint32_t piece_bytes;         /* multiple of chunk_bytes */
+    int data_fd;                  /* borrowed from env */
+    int owner_fd;                 /* holds the owner's lock, -1: none */
+    int swap_fd;                  /* holds swap.lock, shared; -1: none */
+    uint32_t readers_max;         /* slots in LMDB's table */
+    pthread_rwlock_t swap_guard;  /* shared: within a reader's call; else: env is being replaced */
+    struct store_reader *readers; /* all of them, linked; changed under swap_guard */
     uint16_t box;
     bool read_only;
     bool writable;   /* false after ERR_IN_DOUBT */
@@ -89,12 +126,14 @@ struct store {
 };
 
 struct store_reader {
-    struct store *store;    /* borrowed, outlives the reader */
-    MDB_txn *txn;           /* owned; reset between calls */
-    MDB_cursor *row_cursor; /* owned; over the envelopes */
-    uint8_t *scratch;       /* owned, one chunk: for reads that want only a part of one */
-    struct msg_id body_id;  /* whose envelope body_bytes was taken from */
-    uint64_t body_bytes;    /* valid when body_known */
+    struct store *store;       /* borrowed, outlives the reader */
+    struct store_reader *next; /* in the store's list */
+    MDB_txn *txn;              /* owned; reset between calls */
+    MDB_cursor *row_cursor;    /* owned; over the envelopes */
+    MDB_cursor *past_cursor;   /* owned; over the history */
+    uint8_t *scratch;          /* owned, one chunk: for reads that want only a part of one */
+    struct msg_id body_id;     /* whose envelope body_bytes was taken from */
+    uint64_t body_bytes;       /* valid when body_known */
     bool body_known;
 };
 
@@ -114,7 +153,7 @@ static inline struct slice store_val_slice(MDB_val val)
 }
 
 void store_chunk_key(uint8_t key[STORE_CHUNK_KEY_BYTES], const struct msg_id *id, uint32_t index);
-void store_due_key(uint8_t key[STORE_DUE_KEY_BYTES], uint32_t route, uint64_t due_ms,
+void store_due_key(uint8_t key[STORE_DUE_KEY_BYTES], uint32_t route, uint64_t due_q,
                    const struct msg_id *id);
 
 /* Checksum of a value, bound to its key. */
@@ -131,23 +170,66 @@ MUST_CHECK enum err store_unseal(struct slice key, struct slice value, struct sl
 MUST_CHECK enum err store_get_sealed(const struct store *store, MDB_txn *txn, enum store_db db,
                                      struct slice key, struct slice *out_bytes);
 
-/* The same for a state record, decoded: what the index and the counts need to know of it. */
+/* Makes *cursor for one walk through a database; the caller closes it. */
+MUST_CHECK enum err store_cursor_open(const struct store *store, MDB_txn *txn, enum store_db db,
+                                      MDB_cursor **out_cursor);
+
+/* A state record, decoded: what the index and the counts need to know of it. */
 struct store_standing {
     enum message_state state;
-    uint32_t route;
-    uint64_t due_ms;
+    enum outcome reason;
+    bool indexed;   /* stands in the due index */
+    uint32_t route; /* under this route there */
+    uint64_t due_q;
+    uint32_t flow, size_kib;
     uint64_t promised_bytes;
+    struct slice upstream, device; /* borrowed from the record */
 };
 MUST_CHECK enum err store_standing_of(struct slice state, struct store_standing *out);
 
 /* store_write.c: put and delete in the open transaction, with the account of pages. */
+void store_account(struct store *store, uint64_t value_bytes);
 MUST_CHECK enum err store_put(struct store *store, enum store_db db, struct slice key,
                               struct slice value, unsigned flags);
 MUST_CHECK enum err store_put_sealed(struct store *store, enum store_db db, struct slice key,
                                      struct slice bytes, unsigned flags);
 MUST_CHECK enum err store_delete(struct store *store, enum store_db db, struct slice key);
+MUST_CHECK enum err store_due_put(struct store *store, const struct msg_id *id,
+                                  const struct store_standing *standing);
+
+/* store_body.c */
+MUST_CHECK enum err store_intake_finish(struct store *store, const struct msg_id *id,
+                                        const struct record_envelope *envelope);
 MUST_CHECK enum err store_chunks_delete(struct store *store, const struct msg_id *id,
                                         uint64_t *out_bytes);
+uint64_t store_chunks_bytes(const struct store *store, MDB_txn *txn, const struct msg_id *id);
+/*
+ * One chunk, verified: its bytes from skip on, as many as fit, behind *to.
+ *   scratch   chunk_bytes of the store
+ * Errors: ERR_DAMAGED (not there included), ERR_IO; then *to is as it was.
+ */
+MUST_CHECK enum err store_chunk_read(const struct store *store, MDB_txn *txn, uint8_t *scratch,
+                                     const struct msg_id *id, uint32_t index, size_t chunk_bytes,
+                                     size_t skip, struct buf *to);
+
+/* store_counts.c: the rows of counts. Room is made before whatever is about to be borrowed. */
+MUST_CHECK enum err store_tally_room(struct store *store);
+void store_tally_add(struct store *store, const struct store_standing *standing, int64_t change);
+MUST_CHECK enum err store_tally_flush(struct store *store);
+MUST_CHECK enum err store_tally_check(const struct store *store, MDB_txn *txn,
+                                      const struct store_totals *totals, bool *out_sound);
+
+/* store_history.c */
+MUST_CHECK enum err store_history_put(struct store *store, const struct msg_id *id,
+                                      struct slice history);
+MUST_CHECK enum err store_history_recount(const struct store *store, MDB_txn *txn,
+                                          struct store_totals *totals);
+uint64_t store_history_pages_bytes(const struct store *store, MDB_txn *txn);
+
+/* store_upgrade.c: from version 1. Begin: the first transaction. Run: goes on until all is done. */
+MUST_CHECK enum err store_upgrade_begin(struct store *store);
+MUST_CHECK enum err store_upgrade_pending(const struct store *store, bool *out_pending);
+MUST_CHECK enum err store_upgrade_run(struct store *store, uint64_t *out_upgraded);
 
 /* store_file.c: the directory and the file, before and below LMDB. */
 #define STORE_PATH_BYTES_MAX 4096
@@ -171,12 +253,51 @@ extern const char *const store_db_names[STORE_DB_COUNT];
 void store_format_encode(uint32_t chunk_bytes, uint16_t box, uint8_t to[STORE_FORMAT_BYTES]);
 #define STORE_FAULT_BYTES 65536u /* what the kernel maps at most around a page that is read */
 uint64_t store_used_bytes(const struct store *store, MDB_txn *txn);
+/* Where page 0 is mapped, by a small value that was read. */
+const uint8_t *store_map_find(const struct store *store, const void *value);
+/* lock.mdb, when root made it by reading, becomes the queue's owner's. */
+void store_lock_file_give(const char *directory, int data_fd);
+/*
+ * Lets go of the file, and of what the readers have of it; takes it again, with what the format
+ * record says as it was. The writing thread, outside a transaction, with swap_guard.
+ */
+void store_detach(struct store *store);
+MUST_CHECK enum err store_attach(struct store *store, const char *directory);
+
+/* store_read.c: a reader's part of that, and the frame of each of its calls: begin, whatever is
+ * read, end. No page, nor the map's place, is used outside of it. */
+MUST_CHECK enum err store_reader_attach(struct store_reader *reader);
+void store_reader_detach(struct store_reader *reader);
+MUST_CHECK enum err store_reader_begin(struct store_reader *reader);
+void store_reader_end(struct store_reader *reader);
+
+/*
+ * store_compact.c: swap.lock, see schema/STORE.md. Enter: shared, for as long as the file is open;
+ * *out_fd is the caller's to close; -1: there is no queue, and none is to be made. Claim: whether
+ * nobody else has it open; then nobody may open it until it is shared again.
+ */
+MUST_CHECK enum err store_swap_enter(const char *directory, bool make, int *out_fd,
+                                     struct store_report *report);
+MUST_CHECK bool store_swap_claim(int fd);
+void store_swap_share(int fd);
+
+/* store_copy.c: writes a copy of the newest commit, without free pages, behind fd, and syncs it. */
+struct store_copy {
+    MDB_env *env;
+    int fd;                /* empty, open for writing */
+    struct store *touched; /* whose map is read: for store_touched; or NULL */
+    bool may_be_plain;     /* with the free pages, when it cannot be without */
+    bool (*go_on)(void *ctx, uint64_t bytes_done); /* false: ERR_CANCELLED; may be NULL */
+    void *ctx;
+};
+MUST_CHECK enum err store_copy_write(const struct store_copy *copy);
 void store_touched(struct store *store, uint64_t bytes);
 
 /* store_recover.c */
-#define STORE_TOTALS_BYTES (8 * (MESSAGE_STATE_COUNT + 4))
+#define STORE_TOTALS_BYTES (8 * (MESSAGE_STATE_COUNT + 10))
 void store_totals_encode(const struct store_totals *totals, uint8_t to[STORE_TOTALS_BYTES]);
 MUST_CHECK enum err store_totals_load(struct store *store, bool *out_sound);
+MUST_CHECK enum err store_derive(struct store *store);
 MUST_CHECK enum err store_rebuild(struct store *store);
 MUST_CHECK enum err store_recount(struct store *store, MDB_txn *txn, const struct msg_id *without,
                                   struct store_totals *totals);

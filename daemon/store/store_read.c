@@ -5,7 +5,6 @@
 #include "daemon/store/store_internal.h"
 
 #include <stdlib.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 /*
@@ -37,15 +36,18 @@ static enum err due_get(struct store *store, MDB_val *key, MDB_cursor_op op, uin
     if (err != ERR_OK) {
         return err;
     }
-    struct slice nothing;
+    struct slice weight;
     if (key->mv_size != STORE_DUE_KEY_BYTES ||
-        store_unseal(store_val_slice(*key), store_val_slice(value), &nothing) != ERR_OK) {
+        store_unseal(store_val_slice(*key), store_val_slice(value), &weight) != ERR_OK ||
+        weight.len != STORE_DUE_BYTES) {
         return ERR_DAMAGED;
     }
     const uint8_t *bytes = key->mv_data;
     *out_route = be32_get(bytes);
-    out->due_ms = be64_get(bytes + 4);
+    out->due_q = be64_get(bytes + 4);
     memcpy(out->id.bytes, bytes + 12, MSG_ID_BYTES);
+    out->flow = be32_get(weight.data);
+    out->size_kib = be32_get(weight.data + 4);
     return ERR_OK;
 }
 
@@ -54,7 +56,7 @@ static enum err due_collect(struct store *store, uint32_t route, const struct st
 {
     static const struct msg_id first_id = {{0}};
     uint8_t start[STORE_DUE_KEY_BYTES];
-    store_due_key(start, route, after == NULL ? 0 : after->due_ms,
+    store_due_key(start, route, after == NULL ? 0 : after->due_q,
                   after == NULL ? &first_id : &after->id);
     enum err err = own_begin(store);
     if (err != ERR_OK) {
@@ -70,7 +72,7 @@ static enum err due_collect(struct store *store, uint32_t route, const struct st
         if (err != ERR_OK || due_route != route) {
             break;
         }
-        bool is_start = op == MDB_SET_RANGE && after != NULL && due.due_ms == after->due_ms &&
+        bool is_start = op == MDB_SET_RANGE && after != NULL && due.due_q == after->due_q &&
                         msg_id_compare(&due.id, &after->id) == 0;
         if (!is_start) {
             out[count++] = due;
@@ -144,6 +146,56 @@ size_t store_due_routes(struct store *store, uint32_t *out_routes, size_t max, e
  * ---- readers ----
  */
 
+enum err store_reader_attach(struct store_reader *reader)
+{
+    struct store *store = reader->store;
+    if (store->env == NULL) {
+        return ERR_IN_DOUBT; /* the file was to be replaced, and could not be opened again */
+    }
+    enum err err = store_err(mdb_txn_begin(store->env, NULL, MDB_RDONLY, &reader->txn));
+    if (err != ERR_OK) {
+        return err;
+    }
+    err = store_cursor_open(store, reader->txn, STORE_DB_ENVELOPE, &reader->row_cursor);
+    if (err == ERR_OK) {
+        err = store_cursor_open(store, reader->txn, STORE_DB_HISTORY, &reader->past_cursor);
+    }
+    mdb_txn_reset(reader->txn);
+    return err;
+}
+
+void store_reader_detach(struct store_reader *reader)
+{
+    if (reader->row_cursor != NULL) {
+        mdb_cursor_close(reader->row_cursor);
+    }
+    if (reader->past_cursor != NULL) {
+        mdb_cursor_close(reader->past_cursor);
+    }
+    if (reader->txn != NULL) {
+        mdb_txn_abort(reader->txn);
+    }
+    reader->row_cursor = NULL;
+    reader->past_cursor = NULL;
+    reader->txn = NULL;
+}
+
+enum err store_reader_begin(struct store_reader *reader)
+{
+    pthread_rwlock_rdlock(&reader->store->swap_guard);
+    enum err err = reader->txn == NULL ? ERR_IN_DOUBT : store_err(mdb_txn_renew(reader->txn));
+    if (err != ERR_OK) {
+        pthread_rwlock_unlock(&reader->store->swap_guard);
+    }
+    return err;
+}
+
+void store_reader_end(struct store_reader *reader)
+{
+    mdb_txn_reset(reader->txn);
+    pthread_rwlock_unlock(&reader->store->swap_guard);
+}
+
 enum err store_reader_new(struct store_reader **out_reader, struct store *store)
 {
     struct store_reader *reader = calloc(1, sizeof *reader);
@@ -153,14 +205,13 @@ enum err store_reader_new(struct store_reader **out_reader, struct store *store)
     reader->store = store;
     reader->scratch = malloc(store->chunk_bytes);
     enum err err = reader->scratch == NULL ? ERR_NO_MEMORY : ERR_OK;
+    pthread_rwlock_wrlock(&store->swap_guard);
+    reader->next = store->readers;
+    store->readers = reader;
     if (err == ERR_OK) {
-        err = store_err(mdb_txn_begin(store->env, NULL, MDB_RDONLY, &reader->txn));
+        err = store_reader_attach(reader);
     }
-    if (err == ERR_OK) {
-        err = store_err(
-            mdb_cursor_open(reader->txn, store->dbs[STORE_DB_ENVELOPE], &reader->row_cursor));
-        mdb_txn_reset(reader->txn);
-    }
+    pthread_rwlock_unlock(&store->swap_guard);
     if (err != ERR_OK) {
         store_reader_free(&reader);
         return err;
@@ -175,12 +226,14 @@ void store_reader_free(struct store_reader **reader)
     if (r == NULL) {
         return;
     }
-    if (r->row_cursor != NULL) {
-        mdb_cursor_close(r->row_cursor);
+    pthread_rwlock_wrlock(&r->store->swap_guard);
+    struct store_reader **link = &r->store->readers;
+    while (*link != r) {
+        link = &(*link)->next;
     }
-    if (r->txn != NULL) {
-        mdb_txn_abort(r->txn);
-    }
+    *link = r->next;
+    store_reader_detach(r);
+    pthread_rwlock_unlock(&r->store->swap_guard);
     free(r->scratch);
     free(r);
     *reader = NULL;
@@ -217,76 +270,34 @@ enum err store_read_message(struct store_reader *reader, const struct msg_id *id
                             struct slice *out_envelope, struct slice *out_state,
                             size_t *out_bytes_needed)
 {
-    enum err err = store_err(mdb_txn_renew(reader->txn));
+    enum err err = store_reader_begin(reader);
     if (err != ERR_OK) {
         return err;
     }
     err = read_message(reader, id, to, out_envelope, out_state, out_bytes_needed);
-    mdb_txn_reset(reader->txn);
     store_touched(reader->store, 2 * STORE_FAULT_BYTES);
+    store_reader_end(reader);
     return err;
 }
 
-/*
- * Copies a chunk's head and bytes from where the map has them, without touching the map: the
- * snapshot that txn holds does not change under it. A small value lies in a tree page, which LMDB
- * has just read: that is copied as it is.
- */
-static enum err chunk_copy(const struct store *store, MDB_val value,
-                           uint8_t head[STORE_CHUNK_HEAD_BYTES], uint8_t *to)
+enum err store_read_trail(struct store_reader *reader, const struct msg_id *id, struct buf *to)
 {
-    const uint8_t *from = value.mv_data;
-    size_t bytes = value.mv_size - STORE_CHUNK_HEAD_BYTES;
-    if (value.mv_size < store->page_bytes / 4) {
-        memcpy(head, from, STORE_CHUNK_HEAD_BYTES);
-        memcpy(to, from + STORE_CHUNK_HEAD_BYTES, bytes);
-        return ERR_OK;
-    }
-    struct iovec parts[2] = {{head, STORE_CHUNK_HEAD_BYTES}, {to, bytes}};
-    ssize_t got = preadv(store->data_fd, parts, 2, from - store->map);
-    if (got < 0) {
-        return ERR_IO;
-    }
-    return (size_t)got == value.mv_size ? ERR_OK : ERR_DAMAGED; /* the file was cut short */
-}
-
-/*
- * One chunk, verified: its bytes from skip on, as many as fit. *out_whole: they went to *to; else
- * nothing did.
- */
-static enum err read_chunk(struct store_reader *reader, const struct msg_id *id, uint32_t index,
-                           size_t chunk_bytes, size_t skip, struct buf *to)
-{
-    struct store *store = reader->store;
-    uint8_t key[STORE_CHUNK_KEY_BYTES];
-    store_chunk_key(key, id, index);
-    MDB_val mdb_key = store_val(slice_of(key, sizeof key));
-    MDB_val value;
-    enum err err = store_err(mdb_get(reader->txn, store->dbs[STORE_DB_CHUNK], &mdb_key, &value));
-    if (err != ERR_OK) {
-        return err == ERR_NOT_FOUND ? ERR_DAMAGED : err;
-    }
-    if (value.mv_size != STORE_CHUNK_HEAD_BYTES + chunk_bytes) {
-        return ERR_DAMAGED;
-    }
-    bool direct = skip == 0 && buf_room(to) >= chunk_bytes;
-    uint8_t *place = direct ? to->data + to->len : reader->scratch;
-    uint8_t head[STORE_CHUNK_HEAD_BYTES];
-    err = chunk_copy(store, value, head, place);
+    enum err err = store_reader_begin(reader);
     if (err != ERR_OK) {
         return err;
     }
-    struct slice bytes = slice_of(place, chunk_bytes);
-    if (be32_get(head) != chunk_bytes ||
-        be32_get(head + 4) != store_chunk_crc(slice_of(key, sizeof key), bytes)) {
-        return ERR_DAMAGED;
+    struct slice trail;
+    err = store_get_sealed(reader->store, reader->txn, STORE_DB_TRAIL,
+                           slice_of(id->bytes, MSG_ID_BYTES), &trail);
+    if (err == ERR_OK && trail.len > buf_room(to)) {
+        err = ERR_LIMIT;
     }
-    if (direct) {
-        to->len += chunk_bytes;
-    } else {
-        buf_put(to, slice_head(slice_tail(bytes, skip), buf_room(to)));
+    if (err == ERR_OK) {
+        buf_put(to, trail);
     }
-    return ERR_OK;
+    store_touched(reader->store, STORE_FAULT_BYTES);
+    store_reader_end(reader);
+    return err;
 }
 
 /* How long the body is. The envelope is decoded when the reader comes to it first. */
@@ -327,7 +338,8 @@ static enum err read_body(struct store_reader *reader, const struct msg_id *id, 
         if (index > UINT32_MAX) {
             return ERR_DAMAGED;
         }
-        err = read_chunk(reader, id, (uint32_t)index, chunk_bytes, (size_t)(offset - start), to);
+        err = store_chunk_read(reader->store, reader->txn, reader->scratch, id, (uint32_t)index,
+                               chunk_bytes, (size_t)(offset - start), to);
         offset += to->len - len;
     }
     return to->len > before ? ERR_OK
@@ -338,13 +350,13 @@ enum err store_read_body(struct store_reader *reader, const struct msg_id *id, u
                          struct buf *to)
 {
     CHECK(buf_room(to) > 0);
-    enum err err = store_err(mdb_txn_renew(reader->txn));
+    enum err err = store_reader_begin(reader);
     if (err != ERR_OK) {
         return err;
     }
     err = read_body(reader, id, offset, to);
-    mdb_txn_reset(reader->txn);
     store_touched(reader->store, STORE_FAULT_BYTES); /* tree pages; the body itself is not mapped */
+    store_reader_end(reader);
     return err;
 }
 
@@ -396,11 +408,11 @@ static enum err read_rows(struct store_reader *reader, const struct msg_id *from
 enum err store_read_rows(struct store_reader *reader, const struct msg_id *from, size_t max,
                          store_row_fn *fn, void *ctx, struct msg_id *out_next)
 {
-    enum err err = store_err(mdb_txn_renew(reader->txn));
+    enum err err = store_reader_begin(reader);
     if (err != ERR_OK) {
         return err;
     }
     err = read_rows(reader, from, max, fn, ctx, out_next);
-    mdb_txn_reset(reader->txn);
+    store_reader_end(reader);
     return err;
 }

@@ -20,6 +20,12 @@ void store_totals_encode(const struct store_totals *totals, uint8_t to[STORE_TOT
     be64_put(to + 8, totals->last_id);
     be64_put(to + 16, totals->promised_bytes);
     be64_put(to + 24, record_state_bytes_max(1));
+    be64_put(to + 32, totals->history_count);
+    be64_put(to + 40, totals->history_bytes);
+    be64_put(to + 48, totals->clock.q_ms);
+    be64_put(to + 56, totals->clock.wall_ms);
+    be64_put(to + 64, totals->clock.boot_ms);
+    be64_put(to + 72, totals->clock.boot_id);
 }
 
 /* False: the promises were counted by a program whose records have another bound. */
@@ -32,6 +38,14 @@ static bool totals_decode(const uint8_t *from, struct store_totals *out)
     out->body_bytes = be64_get(from);
     out->last_id = be64_get(from + 8);
     out->promised_bytes = be64_get(from + 16);
+    out->history_count = be64_get(from + 32);
+    out->history_bytes = be64_get(from + 40);
+    out->clock = (struct store_clock){
+        .q_ms = be64_get(from + 48),
+        .wall_ms = be64_get(from + 56),
+        .boot_ms = be64_get(from + 64),
+        .boot_id = be64_get(from + 72),
+    };
     return be64_get(from + 24) == record_state_bytes_max(1);
 }
 
@@ -39,22 +53,6 @@ static uint64_t entries(const struct store *store, MDB_txn *txn, enum store_db d
 {
     MDB_stat stat;
     return mdb_stat(txn, store->dbs[db], &stat) == MDB_SUCCESS ? stat.ms_entries : 0;
-}
-
-/* Bytes in the chunks of a body whose envelope cannot be read. */
-static uint64_t chunk_bytes_of(const struct store *store, MDB_txn *txn, const struct msg_id *id)
-{
-    uint64_t bytes = 0;
-    for (uint32_t index = 0;; index++) {
-        uint8_t key[STORE_CHUNK_KEY_BYTES];
-        store_chunk_key(key, id, index);
-        MDB_val mdb_key = store_val(slice_of(key, sizeof key));
-        MDB_val value;
-        if (mdb_get(txn, store->dbs[STORE_DB_CHUNK], &mdb_key, &value) != MDB_SUCCESS) {
-            return bytes;
-        }
-        bytes += value.mv_size - size_min(value.mv_size, STORE_CHUNK_HEAD_BYTES);
-    }
 }
 
 static void recount_state(struct slice key, struct slice value, struct store_totals *totals)
@@ -82,7 +80,7 @@ static void recount_envelope(const struct store *store, MDB_txn *txn, struct sli
         totals->body_bytes += decoded.body_bytes;
         totals->last_id = u64_max(totals->last_id, msg_id_time_and_sequence(&id));
     } else {
-        totals->body_bytes += chunk_bytes_of(store, txn, &id);
+        totals->body_bytes += store_chunks_bytes(store, txn, &id);
     }
 }
 
@@ -94,11 +92,11 @@ enum err store_recount(struct store *store, MDB_txn *txn, const struct msg_id *w
                        struct store_totals *totals)
 {
     static const enum store_db walked[] = {STORE_DB_STATE, STORE_DB_ENVELOPE};
-    struct store_totals fresh = {.last_id = totals->last_id};
+    struct store_totals fresh = {.last_id = totals->last_id, .clock = totals->clock};
     enum err err = ERR_OK;
     for (size_t index = 0; index < 2 && err == ERR_OK; index++) {
         MDB_cursor *cursor;
-        err = store_err(mdb_cursor_open(txn, store->dbs[walked[index]], &cursor));
+        err = store_cursor_open(store, txn, walked[index], &cursor);
         if (err != ERR_OK) {
             return err;
         }
@@ -119,9 +117,28 @@ enum err store_recount(struct store *store, MDB_txn *txn, const struct msg_id *w
         err = err == ERR_NOT_FOUND ? ERR_OK : err;
     }
     if (err == ERR_OK) {
+        err = store_history_recount(store, txn, &fresh);
+    }
+    if (err == ERR_OK) {
         *totals = fresh;
     }
     return err;
+}
+
+/* Has every database as many entries as the totals say? Of the failed messages, any number may
+ * stand in the due index. */
+static bool sizes_fit(const struct store *store, const struct store_totals *totals)
+{
+    uint64_t messages = 0;
+    for (size_t state = 0; state < MESSAGE_STATE_COUNT; state++) {
+        messages += totals->count_by_state[state];
+    }
+    uint64_t due = totals->count_by_state[MESSAGE_QUEUED] + totals->count_by_state[MESSAGE_TRASHED];
+    uint64_t due_entries = entries(store, store->own, STORE_DB_DUE);
+    return messages == entries(store, store->own, STORE_DB_STATE) &&
+           messages == entries(store, store->own, STORE_DB_ENVELOPE) &&
+           totals->history_count == entries(store, store->own, STORE_DB_HISTORY) &&
+           due_entries >= due && due_entries - due <= totals->count_by_state[MESSAGE_FAILED];
 }
 
 /*
@@ -144,14 +161,12 @@ enum err store_totals_load(struct store *store, bool *out_sound)
     if (!whole) {
         err = store_recount(store, store->own, NULL, &totals);
     }
+    bool sound = whole && sizes_fit(store, &totals);
+    if (err == ERR_OK && sound) {
+        err = store_tally_check(store, store->own, &totals, &sound);
+    }
     if (err == ERR_OK) {
-        uint64_t messages = totals.count_by_state[MESSAGE_QUEUED] +
-                            totals.count_by_state[MESSAGE_HELD] +
-                            totals.count_by_state[MESSAGE_FAILED];
-        *out_sound =
-            whole && messages == entries(store, store->own, STORE_DB_STATE) &&
-            messages == entries(store, store->own, STORE_DB_ENVELOPE) &&
-            totals.count_by_state[MESSAGE_QUEUED] == entries(store, store->own, STORE_DB_DUE);
+        *out_sound = sound;
         store->committed = totals;
         store->used_bytes = store_used_bytes(store, store->own);
     }
@@ -162,7 +177,7 @@ enum err store_totals_load(struct store *store, bool *out_sound)
 static enum err due_fill(struct store *store)
 {
     MDB_cursor *cursor;
-    enum err err = store_err(mdb_cursor_open(store->txn, store->dbs[STORE_DB_STATE], &cursor));
+    enum err err = store_cursor_open(store, store->txn, STORE_DB_STATE, &cursor);
     if (err != ERR_OK) {
         return err;
     }
@@ -174,15 +189,12 @@ static enum err due_fill(struct store *store)
         struct store_standing standing;
         if (key.len != MSG_ID_BYTES ||
             store_unseal(key, store_val_slice(value), &state) != ERR_OK ||
-            store_standing_of(state, &standing) != ERR_OK || standing.state != MESSAGE_QUEUED) {
+            store_standing_of(state, &standing) != ERR_OK || !standing.indexed) {
             continue;
         }
         struct msg_id id;
         memcpy(id.bytes, key.data, MSG_ID_BYTES);
-        uint8_t due[STORE_DUE_KEY_BYTES];
-        store_due_key(due, standing.route, standing.due_ms, &id);
-        err =
-            store_put_sealed(store, STORE_DB_DUE, slice_of(due, sizeof due), slice_of(NULL, 0), 0);
+        err = store_due_put(store, &id, &standing);
         if (err != ERR_OK) {
             break;
         }
@@ -191,21 +203,28 @@ static enum err due_fill(struct store *store)
     return err == ERR_NOT_FOUND ? ERR_OK : err;
 }
 
-/* Makes the counts and the due index anew from the records, in a transaction of its own. */
+/* Makes summary, rows of counts and due index anew from the records, in the open transaction: the
+ * rows at its commit. */
+enum err store_derive(struct store *store)
+{
+    store->summary_stale = true;
+    store->tallies_stale = true;
+    store->txn_pages += 64 + entries(store, store->txn, STORE_DB_DUE) / 32;
+    enum err err = store_err(mdb_drop(store->txn, store->dbs[STORE_DB_DUE], 0));
+    if (err == ERR_OK) {
+        err = due_fill(store);
+    }
+    return err == ERR_OK ? store_recount(store, store->txn, NULL, &store->pending) : err;
+}
+
+/* The same in a transaction of its own. */
 enum err store_rebuild(struct store *store)
 {
     enum err err = store_begin(store);
     if (err != ERR_OK) {
         return err;
     }
-    store->txn_pages += 64 + entries(store, store->txn, STORE_DB_DUE) / 32;
-    err = store_err(mdb_drop(store->txn, store->dbs[STORE_DB_DUE], 0));
-    if (err == ERR_OK) {
-        err = due_fill(store);
-    }
-    if (err == ERR_OK) {
-        err = store_recount(store, store->txn, NULL, &store->pending);
-    }
+    err = store_derive(store);
     if (err != ERR_OK) {
         store_abort(store);
         return err;
@@ -217,7 +236,7 @@ enum err store_rebuild(struct store *store)
 static enum err intake_list(struct store *store, struct msg_id *out, size_t max, size_t *out_count)
 {
     MDB_cursor *cursor;
-    enum err err = store_err(mdb_cursor_open(store->txn, store->dbs[STORE_DB_INTAKE], &cursor));
+    enum err err = store_cursor_open(store, store->txn, STORE_DB_INTAKE, &cursor);
     if (err != ERR_OK) {
         return err;
     }

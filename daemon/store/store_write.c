@@ -6,6 +6,7 @@
  * shorter than its newest meta page says was cut off by somebody else, and opening it says so.
  */
 #include "daemon/store/store_internal.h"
+#include "schema/record_history.h"
 
 /* A change rewrites the path from root to leaf; trees here are at most 5 high. The rest is for
  * pages that split. */
@@ -16,14 +17,6 @@
 #define FILE_STEP_BYTES (4u << 20)
 /* Sum of what a new message takes beside its body: envelope, state, index, half-full pages. */
 #define MESSAGE_BYTES 4096u
-
-/* A body that is still being received, from the first piece on. */
-struct intake {
-    uint32_t pieces;
-    uint64_t bytes;
-};
-
-#define INTAKE_BYTES 12
 
 enum err store_begin(struct store *store)
 {
@@ -38,6 +31,7 @@ enum err store_begin(struct store *store)
     }
     store->txn = txn;
     store->pending = store->committed;
+    store->tally_count = 0;
     store->txn_pages = 0;
     return ERR_OK;
 }
@@ -53,7 +47,7 @@ void store_abort(struct store *store)
  * ---- changes ----
  */
 
-static void account(struct store *store, uint64_t value_bytes)
+void store_account(struct store *store, uint64_t value_bytes)
 {
     store->txn_pages += PAGES_PER_CHANGE + value_bytes / store->page_bytes;
 }
@@ -61,7 +55,7 @@ static void account(struct store *store, uint64_t value_bytes)
 enum err store_put(struct store *store, enum store_db db, struct slice key, struct slice value,
                    unsigned flags)
 {
-    account(store, value.len);
+    store_account(store, value.len);
     MDB_val mdb_key = store_val(key);
     MDB_val mdb_value = store_val(value);
     return store_err(mdb_put(store->txn, store->dbs[db], &mdb_key, &mdb_value, flags));
@@ -71,7 +65,7 @@ enum err store_put(struct store *store, enum store_db db, struct slice key, stru
 enum err store_put_sealed(struct store *store, enum store_db db, struct slice key,
                           struct slice bytes, unsigned flags)
 {
-    account(store, bytes.len);
+    store_account(store, bytes.len);
     MDB_val mdb_key = store_val(key);
     MDB_val place = {.mv_size = bytes.len + STORE_SEAL_BYTES};
     enum err err = store_err(
@@ -89,24 +83,31 @@ enum err store_put_sealed(struct store *store, enum store_db db, struct slice ke
 
 enum err store_delete(struct store *store, enum store_db db, struct slice key)
 {
-    account(store, 0);
     MDB_val mdb_key = store_val(key);
-    return store_err(mdb_del(store->txn, store->dbs[db], &mdb_key, NULL));
+    enum err err = store_err(mdb_del(store->txn, store->dbs[db], &mdb_key, NULL));
+    if (err != ERR_NOT_FOUND) { /* which changes nothing */
+        store_account(store, 0);
+    }
+    return err;
 }
 
-static enum err due_put(struct store *store, const struct msg_id *id,
-                        const struct store_standing *standing)
+enum err store_due_put(struct store *store, const struct msg_id *id,
+                       const struct store_standing *standing)
 {
     uint8_t key[STORE_DUE_KEY_BYTES];
-    store_due_key(key, standing->route, standing->due_ms, id);
-    return store_put_sealed(store, STORE_DB_DUE, slice_of(key, sizeof key), slice_of(NULL, 0), 0);
+    store_due_key(key, standing->route, standing->due_q, id);
+    uint8_t value[STORE_DUE_BYTES];
+    be32_put(value, standing->flow);
+    be32_put(value + 4, standing->size_kib);
+    return store_put_sealed(store, STORE_DB_DUE, slice_of(key, sizeof key),
+                            slice_of(value, sizeof value), 0);
 }
 
 static enum err due_delete(struct store *store, const struct msg_id *id,
                            const struct store_standing *standing)
 {
     uint8_t key[STORE_DUE_KEY_BYTES];
-    store_due_key(key, standing->route, standing->due_ms, id);
+    store_due_key(key, standing->route, standing->due_q, id);
     enum err err = store_delete(store, STORE_DB_DUE, slice_of(key, sizeof key));
     return err == ERR_NOT_FOUND ? ERR_DAMAGED : err;
 }
@@ -115,6 +116,7 @@ static void count(struct store *store, const struct store_standing *standing)
 {
     store->pending.count_by_state[standing->state]++;
     store->pending.promised_bytes += standing->promised_bytes;
+    store_tally_add(store, standing, 1);
 }
 
 /* What is subtracted comes from the disk, so it is not trusted to have been added. */
@@ -124,149 +126,12 @@ static void uncount(struct store *store, const struct store_standing *standing)
     uint64_t *promised = &store->pending.promised_bytes;
     *messages -= u64_min(*messages, 1);
     *promised -= u64_min(*promised, standing->promised_bytes);
-}
-
-/*
- * ---- bodies ----
- */
-
-static enum err intake_get(const struct store *store, const struct msg_id *id, struct intake *out)
-{
-    struct slice bytes;
-    enum err err = store_get_sealed(store, store->txn, STORE_DB_INTAKE,
-                                    slice_of(id->bytes, MSG_ID_BYTES), &bytes);
-    if (err == ERR_OK && bytes.len != INTAKE_BYTES) {
-        err = ERR_DAMAGED;
-    }
-    if (err != ERR_OK) {
-        return err;
-    }
-    *out = (struct intake){.pieces = be32_get(bytes.data), .bytes = be64_get(bytes.data + 4)};
-    return ERR_OK;
-}
-
-static enum err intake_put(struct store *store, const struct msg_id *id,
-                           const struct intake *intake)
-{
-    uint8_t bytes[INTAKE_BYTES];
-    be32_put(bytes, intake->pieces);
-    be64_put(bytes + 4, intake->bytes);
-    return store_put_sealed(store, STORE_DB_INTAKE, slice_of(id->bytes, MSG_ID_BYTES),
-                            slice_of(bytes, sizeof bytes), 0);
-}
-
-static enum err chunk_put(struct store *store, const struct msg_id *id, uint32_t index,
-                          struct slice bytes)
-{
-    uint8_t key[STORE_CHUNK_KEY_BYTES];
-    store_chunk_key(key, id, index);
-    account(store, bytes.len);
-    MDB_val mdb_key = store_val(slice_of(key, sizeof key));
-    MDB_val place = {.mv_size = STORE_CHUNK_HEAD_BYTES + bytes.len};
-    enum err err = store_err(mdb_put(store->txn, store->dbs[STORE_DB_CHUNK], &mdb_key, &place,
-                                     MDB_RESERVE | MDB_NOOVERWRITE));
-    if (err != ERR_OK) {
-        return err;
-    }
-    uint8_t *to = place.mv_data;
-    be32_put(to, u32_from(bytes.len));
-    memcpy(to + STORE_CHUNK_HEAD_BYTES, bytes.data, bytes.len);
-    be32_put(to + 4, store_chunk_crc(slice_of(key, sizeof key), bytes));
-    return ERR_OK;
-}
-
-enum err store_body_append(struct store *store, const struct msg_id *id, uint32_t piece_index,
-                           struct slice bytes)
-{
-    CHECK(store->txn != NULL && bytes.len <= store->piece_bytes);
-    struct intake intake = {0};
-    enum err err = intake_get(store, id, &intake);
-    if (err != ERR_OK && err != ERR_NOT_FOUND) {
-        return err;
-    }
-    CHECK(piece_index == intake.pieces);
-    CHECK(intake.bytes == (uint64_t)intake.pieces * store->piece_bytes); /* the last was full */
-    uint32_t chunk_index = u32_from(intake.bytes / store->chunk_bytes);
-    intake.pieces++;
-    intake.bytes += bytes.len;
-    store->pending.last_id = u64_max(store->pending.last_id, msg_id_time_and_sequence(id));
-    err = intake_put(store, id, &intake);
-    while (err == ERR_OK && bytes.len > 0) {
-        err = chunk_put(store, id, chunk_index++, slice_head(bytes, store->chunk_bytes));
-        bytes = slice_tail(bytes, store->chunk_bytes);
-    }
-    return err;
-}
-
-/*
- * Deletes all chunks of a body; *out_bytes: how much of the body they held. By the lengths that
- * LMDB keeps, which a damaged value does not change.
- */
-enum err store_chunks_delete(struct store *store, const struct msg_id *id, uint64_t *out_bytes)
-{
-    MDB_cursor *cursor;
-    enum err err = store_err(mdb_cursor_open(store->txn, store->dbs[STORE_DB_CHUNK], &cursor));
-    if (err != ERR_OK) {
-        return err;
-    }
-    uint8_t first[STORE_CHUNK_KEY_BYTES];
-    store_chunk_key(first, id, 0);
-    MDB_val key = store_val(slice_of(first, sizeof first));
-    MDB_val value;
-    uint64_t bytes = 0;
-    err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE));
-    while (err == ERR_OK && key.mv_size == sizeof first &&
-           memcmp(key.mv_data, id->bytes, MSG_ID_BYTES) == 0) {
-        bytes += value.mv_size - size_min(value.mv_size, STORE_CHUNK_HEAD_BYTES);
-        account(store, 0);
-        err = store_err(mdb_cursor_del(cursor, 0));
-        if (err == ERR_OK) {
-            /* Freeing a run reads its first page, and the kernel maps its neighbours with it: those
-             * of other bodies, where several came in at once. */
-            store_touched(store, STORE_FAULT_BYTES);
-            err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT));
-        }
-    }
-    mdb_cursor_close(cursor);
-    if (err == ERR_OK || err == ERR_NOT_FOUND) {
-        *out_bytes = bytes;
-        return ERR_OK;
-    }
-    return err;
-}
-
-enum err store_body_discard(struct store *store, const struct msg_id *id)
-{
-    CHECK(store->txn != NULL);
-    enum err err = store_delete(store, STORE_DB_INTAKE, slice_of(id->bytes, MSG_ID_BYTES));
-    if (err == ERR_NOT_FOUND) {
-        return ERR_OK; /* every body without a message has such an entry */
-    }
-    uint64_t bytes;
-    return err == ERR_OK ? store_chunks_delete(store, id, &bytes) : err;
+    store_tally_add(store, standing, -1);
 }
 
 /*
  * ---- messages ----
  */
-
-/* Takes the body off the list of those being received and checks that it is the envelope's. */
-static enum err intake_finish(struct store *store, const struct msg_id *id,
-                              const struct record_envelope *envelope)
-{
-    struct intake intake = {0};
-    enum err err = intake_get(store, id, &intake);
-    if (err == ERR_OK) {
-        err = store_delete(store, STORE_DB_INTAKE, slice_of(id->bytes, MSG_ID_BYTES));
-    } else if (err == ERR_NOT_FOUND) {
-        err = ERR_OK; /* an empty body */
-    }
-    if (err == ERR_OK) {
-        CHECK(envelope->chunk_count == intake.pieces);
-        CHECK(envelope->body_bytes == intake.bytes);
-    }
-    return err;
-}
 
 enum err store_message_add(struct store *store, const struct msg_id *id, struct slice envelope,
                            struct slice state)
@@ -279,15 +144,18 @@ enum err store_message_add(struct store *store, const struct msg_id *id, struct 
         return ERR_DAMAGED;
     }
     struct slice key = slice_of(id->bytes, MSG_ID_BYTES);
-    enum err err = intake_finish(store, id, &decoded);
+    enum err err = store_tally_room(store);
+    if (err == ERR_OK) {
+        err = store_intake_finish(store, id, &decoded);
+    }
     if (err == ERR_OK) {
         err = store_put_sealed(store, STORE_DB_ENVELOPE, key, envelope, MDB_NOOVERWRITE);
     }
     if (err == ERR_OK) {
         err = store_put_sealed(store, STORE_DB_STATE, key, state, MDB_NOOVERWRITE);
     }
-    if (err == ERR_OK && standing.state == MESSAGE_QUEUED) {
-        err = due_put(store, id, &standing);
+    if (err == ERR_OK && standing.indexed) {
+        err = store_due_put(store, id, &standing);
     }
     if (err != ERR_OK) {
         return err;
@@ -303,7 +171,7 @@ enum err store_message_add(struct store *store, const struct msg_id *id, struct 
 static enum err due_purge(struct store *store, const struct msg_id *id)
 {
     MDB_cursor *cursor;
-    enum err err = store_err(mdb_cursor_open(store->txn, store->dbs[STORE_DB_DUE], &cursor));
+    enum err err = store_cursor_open(store, store->txn, STORE_DB_DUE, &cursor);
     if (err != ERR_OK) {
         return err;
     }
@@ -314,7 +182,7 @@ static enum err due_purge(struct store *store, const struct msg_id *id)
         const uint8_t *bytes = key.mv_data;
         if (key.mv_size == STORE_DUE_KEY_BYTES &&
             memcmp(bytes + 12, id->bytes, MSG_ID_BYTES) == 0) {
-            account(store, 0);
+            store_account(store, 0);
             err = store_err(mdb_cursor_del(cursor, 0));
             break;
         }
@@ -334,12 +202,16 @@ static enum err unstand(struct store *store, const struct msg_id *id,
 {
     struct slice state;
     struct store_standing old;
-    enum err err = store_get_sealed(store, store->txn, STORE_DB_STATE,
-                                    slice_of(id->bytes, MSG_ID_BYTES), &state);
+    enum err err = store_tally_room(store);
+    if (err != ERR_OK) {
+        return err;
+    }
+    err = store_state_get(store, id, &state);
     if (err == ERR_OK) {
         err = store_standing_of(state, &old);
     }
     if (err == ERR_DAMAGED) {
+        store->tallies_stale = true; /* it is counted there as what it was */
         err = due_purge(store, id);
         return err == ERR_OK ? store_recount(store, store->txn, id, &store->pending) : err;
     }
@@ -347,9 +219,9 @@ static enum err unstand(struct store *store, const struct msg_id *id,
         return err;
     }
     uncount(store, &old);
-    bool stays = next != NULL && next->state == MESSAGE_QUEUED && next->route == old.route &&
-                 next->due_ms == old.due_ms;
-    return old.state == MESSAGE_QUEUED && !stays ? due_delete(store, id, &old) : ERR_OK;
+    bool stays =
+        next != NULL && next->indexed && next->route == old.route && next->due_q == old.due_q;
+    return old.indexed && !stays ? due_delete(store, id, &old) : ERR_OK;
 }
 
 enum err store_message_update(struct store *store, const struct msg_id *id, struct slice state)
@@ -363,8 +235,8 @@ enum err store_message_update(struct store *store, const struct msg_id *id, stru
     if (err == ERR_OK) {
         err = store_put_sealed(store, STORE_DB_STATE, slice_of(id->bytes, MSG_ID_BYTES), state, 0);
     }
-    if (err == ERR_OK && standing.state == MESSAGE_QUEUED) {
-        err = due_put(store, id, &standing);
+    if (err == ERR_OK && standing.indexed) {
+        err = store_due_put(store, id, &standing);
     }
     if (err == ERR_OK) {
         count(store, &standing);
@@ -373,7 +245,7 @@ enum err store_message_update(struct store *store, const struct msg_id *id, stru
 }
 
 /* An envelope without a state, or the other way round, is damage, and can be removed too. */
-enum err store_message_remove(struct store *store, const struct msg_id *id)
+enum err store_message_remove(struct store *store, const struct msg_id *id, struct slice history)
 {
     CHECK(store->txn != NULL);
     struct slice key = slice_of(id->bytes, MSG_ID_BYTES);
@@ -394,24 +266,60 @@ enum err store_message_remove(struct store *store, const struct msg_id *id)
     }
     if (err == ERR_OK) {
         store->pending.body_bytes -= u64_min(bytes, store->pending.body_bytes);
+        err = store_delete(store, STORE_DB_TRAIL, key);
+        err = err == ERR_NOT_FOUND ? ERR_OK : err;
     }
-    return err;
+    return err == ERR_OK && history.len > 0 ? store_history_put(store, id, history) : err;
 }
 
-enum err store_state_get(struct store *store, const struct msg_id *id, struct buf *to)
+/*
+ * May a trail take so many bytes? The map has room for what has been promised at twice its size,
+ * and trails are not promised: where one would take of that, it is not kept.
+ */
+static bool trail_has_room(const struct store *store, uint64_t bytes)
+{
+    uint64_t used = store_used_bytes(store, store->txn);
+    uint64_t wanted = store->pending.promised_bytes + bytes + store->page_bytes;
+    return used <= store->queue_bytes_max * 2 && wanted <= store->queue_bytes_max &&
+           used + 2 * wanted <= store->queue_bytes_max * 2;
+}
+
+enum err store_trail_set(struct store *store, const struct msg_id *id, struct slice trail)
 {
     CHECK(store->txn != NULL);
-    struct slice state;
-    enum err err = store_get_sealed(store, store->txn, STORE_DB_STATE,
-                                    slice_of(id->bytes, MSG_ID_BYTES), &state);
-    if (err != ERR_OK) {
+    struct record_trail decoded;
+    if (record_trail_get(trail, &decoded) != ERR_OK) {
+        return ERR_DAMAGED;
+    }
+    struct slice key = slice_of(id->bytes, MSG_ID_BYTES);
+    MDB_val mdb_key = store_val(key);
+    MDB_val value;
+    enum err err = store_err(mdb_get(store->txn, store->dbs[STORE_DB_STATE], &mdb_key, &value));
+    if (err != ERR_OK || !trail_has_room(store, trail.len)) {
         return err;
     }
-    if (state.len > buf_room(to)) {
-        return ERR_LIMIT;
-    }
-    buf_put(to, state);
-    return ERR_OK;
+    return store_put_sealed(store, STORE_DB_TRAIL, key, trail, 0);
+}
+
+enum err store_envelope_get(struct store *store, const struct msg_id *id, struct slice *out)
+{
+    CHECK(store->txn != NULL);
+    return store_get_sealed(store, store->txn, STORE_DB_ENVELOPE, slice_of(id->bytes, MSG_ID_BYTES),
+                            out);
+}
+
+enum err store_state_get(struct store *store, const struct msg_id *id, struct slice *out)
+{
+    CHECK(store->txn != NULL);
+    return store_get_sealed(store, store->txn, STORE_DB_STATE, slice_of(id->bytes, MSG_ID_BYTES),
+                            out);
+}
+
+enum err store_trail_get(struct store *store, const struct msg_id *id, struct slice *out)
+{
+    CHECK(store->txn != NULL);
+    return store_get_sealed(store, store->txn, STORE_DB_TRAIL, slice_of(id->bytes, MSG_ID_BYTES),
+                            out);
 }
 
 /*
@@ -420,7 +328,11 @@ enum err store_state_get(struct store *store, const struct msg_id *id, struct bu
 
 static enum err totals_put(struct store *store)
 {
-    if (memcmp(&store->pending, &store->committed, sizeof store->pending) == 0) {
+    if (store->txn_pages == 0) {
+        store->pending.clock = store->committed.clock; /* time alone is no reason to write */
+    }
+    if (!store->summary_stale &&
+        memcmp(&store->pending, &store->committed, sizeof store->pending) == 0) {
         return ERR_OK;
     }
     uint8_t bytes[STORE_TOTALS_BYTES];
@@ -460,7 +372,10 @@ static enum err commit_failed(struct store *store, int code)
 enum err store_commit(struct store *store)
 {
     CHECK(store->txn != NULL);
-    enum err err = totals_put(store);
+    enum err err = store_tally_flush(store);
+    if (err == ERR_OK) {
+        err = totals_put(store);
+    }
     if (err == ERR_OK) {
         err = length_prepare(store);
     }
@@ -474,6 +389,8 @@ enum err store_commit(struct store *store)
         return commit_failed(store, code);
     }
     store->committed = store->pending;
+    store->summary_stale = false;
+    store->tallies_stale = false;
     if (mdb_txn_renew(store->own) == MDB_SUCCESS) {
         store->used_bytes = store_used_bytes(store, store->own);
         mdb_txn_reset(store->own);
@@ -487,7 +404,7 @@ enum err store_commit(struct store *store)
  * The pages in use are LMDB's own count, exact at this moment; a body takes whole pages and an
  * entry in the tree, at most 1/32 of its length more. Promised bytes are taken for spent. What is
  * left out is the pages that commits write anew before old ones are free again: the reserve is for
- * those.
+ * those. The history's pages have their own share of the map.
  */
 bool store_has_room(const struct store *store, uint64_t bytes)
 {

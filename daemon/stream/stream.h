@@ -96,6 +96,13 @@ static inline bool stream_writable(const struct stream *s)
     return (s->state == STREAM_STATE_PLAIN || s->state == STREAM_STATE_SECURE) && !s->write_active;
 }
 
+/* Bytes of stream_write that were not taken yet by the kernel, or by TLS, which has its own memory
+ * of them. */
+static inline size_t stream_unsent(const struct stream *s)
+{
+    return s->writing.len;
+}
+
 /* "TLSv1.3 TLS_AES_256_GCM_SHA384", or "". */
 const char *stream_tls_description(const struct stream *s);
 

@@ -333,7 +333,9 @@ static enum err session_prepare(struct tls *t, struct tls_policy *policy, const 
         return ERR_NO_MEMORY;
     }
     SSL_set_bio(t->ssl, bio, bio);
-    SSL_set_app_data(t->ssl, &t->verdict);
+    if (SSL_set_app_data(t->ssl, &t->verdict) != 1) {
+        return ERR_NO_MEMORY;
+    }
     SSL_set_msg_callback_arg(t->ssl, t);
     if (!policy->server) {
         return client_prepare(t, policy, literal);

@@ -98,7 +98,7 @@ TYPES = {
     "PATH": "absolute path", "COUNT_AUTO": "number, or auto", "IO": "auto, uring or poll",
     "TEXT": "text", "LOG_LEVEL": "error, warning, notice, info or debug", "HOST": "host",
     "TLS": "verify, encrypt or off", "AUTH_LIST": "auto, or a list of login methods",
-    "PIPELINE": "auto, off or safe",
+    "PIPELINE": "auto, off, safe or stream", "RATE": "list of rates",
 }
 
 TAIL = r'''.SH FILES

@@ -2,6 +2,7 @@
  * What the store costs.
  *
  *   bench_store commit DIR          messages of 4 KiB taken in and removed, by size of batch
+ *   bench_store history DIR         the same, each leaving its records in a history of 16 MiB
  *   bench_store chunks DIR [MIB]    bodies of 1 KiB to 10 MiB through a queue of 300 messages, by
  *                                   chunk size, until MIB have been written (default 4096)
  *   bench_store fragment DIR [TURNS] a queue of 256 MiB, filled in turn with messages of 1 to 6 KiB
@@ -12,6 +13,7 @@
  */
 #include "daemon/base/num.h"
 #include "daemon/store/store.h"
+#include "schema/record_history.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +30,8 @@
 #define PIECES_A_TXN         8
 #define COMMIT_QUEUE         1000
 #define COMMIT_SECONDS       4.0
+#define HISTORY_BYTES        ((uint64_t)16 << 20)
+#define HISTORY_ROWS         512 /* a call, as the queue thread does it */
 
 static uint64_t rng_state = 88172645463325252u;
 
@@ -85,6 +89,7 @@ static struct store *queue_open(const char *directory, uint32_t chunk_bytes, uin
 {
     struct store_config config = {.directory = directory,
                                   .queue_bytes_max = bytes_max,
+                                  .history_bytes_max = HISTORY_BYTES,
                                   .readers_max = 8,
                                   .chunk_bytes = chunk_bytes};
     struct store_report report;
@@ -124,8 +129,11 @@ static void message_add(struct store *store, const struct msg_id *id, uint64_t b
     record_state_put(&state, &(struct record_state){
                                  .state = MESSAGE_QUEUED,
                                  .route = record_route(SLICE("main")),
-                                 .due_ms = 1,
+                                 .due_q = 1,
                                  .upstream = SLICE("main"),
+                                 .device = SLICE("192.168.1.50"),
+                                 .flow = 1,
+                                 .size_kib = u32_from((bytes + 1023) / 1024),
                                  .recipient_count = 1,
                                  .recipients = buf_slice(&list),
                              });
@@ -136,7 +144,51 @@ static void message_add(struct store *store, const struct msg_id *id, uint64_t b
  * ---- small messages, by batch ----
  */
 
-static void commit_run(const char *directory, uint32_t batch)
+/* A delivery as it is at most places: one try, one recipient, a dialogue of some lines. */
+static void message_leave(struct store *store, const struct msg_id *id)
+{
+    static const char dialogue[] =
+        "S: 220 mail.example.jp ESMTP\nC: EHLO office.example.jp\nS: 250-mail.example.jp\n"
+        "S: 250-PIPELINING\nS: 250 SIZE 52428800\nC: MAIL FROM:<scanner@example.jp>\n"
+        "C: RCPT TO:<somebody@example.jp>\nC: DATA\nS: 250 2.1.0 Ok\nS: 250 2.1.5 Ok\n"
+        "S: 354 End data\nC: (4096 bytes)\nS: 250 2.0.0 Ok: queued as 4F2C1\n";
+    uint8_t memory[3][4096];
+    struct buf move;
+    struct buf trail;
+    struct buf history;
+    struct record_history record = {.left_ms = 1, .left_q = 1, .end = RECORD_END_DELIVERED};
+    buf_init(&move, memory[0], sizeof memory[0]);
+    buf_init(&trail, memory[1], sizeof memory[1]);
+    buf_init(&history, memory[2], sizeof memory[2]);
+    record_move_put(&move, &(struct record_move){.from = LIFECYCLE_SENDING,
+                                                 .to = LIFECYCLE_DELIVERED,
+                                                 .outcome = OUTCOME_DELIVERED,
+                                                 .code = 250,
+                                                 .count = 1,
+                                                 .upstream = SLICE("main"),
+                                                 .peer = SLICE("192.0.2.1:587"),
+                                                 .tls = SLICE("TLSv1.3 TLS_AES_256_GCM_SHA384"),
+                                                 .text = SLICE("2.0.0 Ok: queued as 4F2C1")});
+    record_trail_put(&trail, NULL, buf_slice(&move), 1, slice_from_str(dialogue));
+    must(store_envelope_get(store, id, &record.envelope), "envelope");
+    must(store_state_get(store, id, &record.state), "state");
+    record.trail = buf_slice(&trail);
+    record_history_put(&history, &record);
+    must(store_message_remove(store, id, buf_slice(&history)), "remove");
+}
+
+static void history_expire(struct store *store)
+{
+    bool more = true;
+    while (more) {
+        uint64_t removed;
+        must(store_begin(store), "begin");
+        must(store_history_expire(store, 0, HISTORY_ROWS, &removed, &more), "expire");
+        must(store_commit(store), "commit");
+    }
+}
+
+static void commit_run(const char *directory, uint32_t batch, bool keeps_history)
 {
     static uint8_t body[4096];
     static struct msg_id ring[COMMIT_QUEUE];
@@ -146,6 +198,7 @@ static void commit_run(const char *directory, uint32_t batch)
     double start = 0;
     double start_cpu = 0;
     uint64_t start_made = 0;
+    double expired = now_s();
     while (start == 0 || now_s() < start + COMMIT_SECONDS) {
         if (start == 0 && made >= COMMIT_QUEUE) {
             start = now_s();
@@ -157,7 +210,11 @@ static void commit_run(const char *directory, uint32_t batch)
         for (uint32_t index = 0; index < (start == 0 ? 100 : batch); index++, made++) {
             struct msg_id *id = &ring[made % COMMIT_QUEUE];
             if (made >= COMMIT_QUEUE) {
-                must(store_message_remove(store, id), "remove");
+                if (keeps_history) {
+                    message_leave(store, id);
+                } else {
+                    must(store_message_remove(store, id, slice_of(NULL, 0)), "remove");
+                }
             }
             *id = msg_id_make(made + 1, 1);
             must(store_body_append(store, id, 0, slice_of(body, sizeof body)), "append");
@@ -165,6 +222,10 @@ static void commit_run(const char *directory, uint32_t batch)
         }
         must(store_commit(store), "commit");
         commits++;
+        if (keeps_history && now_s() >= expired + 1.0) {
+            history_expire(store);
+            expired = now_s();
+        }
     }
     double seconds = now_s() - start;
     double messages = (double)(made - start_made);
@@ -206,7 +267,7 @@ struct churn {
 static void churn_remove(struct churn *c)
 {
     size_t victim = rng() % (c->queued / 2);
-    must(store_message_remove(c->store, &c->queue[victim]), "remove");
+    must(store_message_remove(c->store, &c->queue[victim], slice_of(NULL, 0)), "remove");
     c->queued--;
     memmove(&c->queue[victim], &c->queue[victim + 1], (c->queued - victim) * sizeof c->queue[0]);
 }
@@ -335,7 +396,7 @@ static void fragment_halve(struct fragment *g)
             g->queue[kept++] = g->queue[index];
             continue;
         }
-        must(store_message_remove(g->store, &g->queue[index]), "remove");
+        must(store_message_remove(g->store, &g->queue[index], slice_of(NULL, 0)), "remove");
         if (index % 50 == 49) {
             must(store_commit(g->store), "commit");
             must(store_begin(g->store), "begin");
@@ -383,7 +444,7 @@ int main(int argc, char **argv)
     static const uint32_t batches[] = {1, 5, 20, 60, 200};
     uint64_t count = 0;
     if (argc < 3 || argc > 4 || (argc == 4 && !u64_parse(slice_from_str(argv[3]), &count))) {
-        fprintf(stderr, "usage: bench_store commit|chunks|fragment DIR [COUNT]\n");
+        fprintf(stderr, "usage: bench_store commit|history|chunks|fragment DIR [COUNT]\n");
         return 64;
     }
     for (size_t index = 0; index < 5; index++) {
@@ -392,7 +453,7 @@ int main(int argc, char **argv)
         } else if (strcmp(argv[1], "fragment") == 0) {
             fragment_run(argv[2], chunk_sizes[index], count == 0 ? 8 : count);
         } else {
-            commit_run(argv[2], batches[index]);
+            commit_run(argv[2], batches[index], strcmp(argv[1], "history") == 0);
         }
     }
     return 0;

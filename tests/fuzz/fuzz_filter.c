@@ -23,7 +23,8 @@ static void make_sample(void)
     buf_init(&fates, fates_memory, sizeof fates_memory);
     record_recipient_put(&paths, SLICE("anna@example.jp"));
     record_recipient_put(&paths, SLICE("aaaaaaaab@c"));
-    record_fate_put(&fates, &(struct record_recipient){.outcome = OUTCOME_DEFERRED});
+    record_fate_put(&fates, &(struct record_recipient){.state = RECIPIENT_DEFERRED,
+                                                       .outcome = OUTCOME_DEFERRED});
     record_fate_put(
         &fates, &(struct record_recipient){.state = RECIPIENT_FAILED, .outcome = OUTCOME_REFUSED});
     id = msg_id_make(NOW_MS << 16, 1);
@@ -68,13 +69,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     CHECK(filter.count <= FILTER_TERMS_MAX);
-    bool all = filter_matches(&filter, &id, &envelope, &state, NOW_MS);
+    const struct record_message message = {.id = id, .envelope = envelope, .state = state};
+    bool all = filter_matches(&filter, &message, NOW_MS);
     bool every = true;
     for (uint32_t index = 0; index < filter.count; index++) {
         struct filter one = {.count = 1, .terms = {filter.terms[index]}};
-        bool yes = filter_matches(&one, &id, &envelope, &state, NOW_MS);
+        bool yes = filter_matches(&one, &message, NOW_MS);
         one.terms[0].negated = !one.terms[0].negated;
-        CHECK(filter_matches(&one, &id, &envelope, &state, NOW_MS) == !yes);
+        CHECK(filter_matches(&one, &message, NOW_MS) == !yes);
         every = every && yes;
         struct slice text = filter.terms[index].text;
         CHECK(text.len == 0 || (text.data >= data && text.data + text.len <= data + size));

@@ -1,13 +1,15 @@
 /*
- * The SMTP client against any server and a willing owner.
+ * The SMTP client against any server and a willing owner with several messages.
  *
- *   byte 0   settings: bits 0-1 TLS, bit 2 login, bit 3 pipelining, bits 4-7 recipients
+ *   byte 0   settings: bits 0-1 TLS, bit 2 login, bit 3 safe or stream, bits 4-7 recipients
  *   byte 1   bits 0-3 how much is sent at once, bits 4-6 how content is long, bit 7 cut input
- *   then     what the server says; each 0xff is a turn of ours: output is sent, time passes
+ *   then     what the server says; each 0xff is a turn of ours: output is sent, time passes. An
+ * 0xff right at the beginning asks for stream instead of safe
  *
  * What is asserted: no MAIL and no AUTH before TLS where it is demanded; command lines without
- * control bytes; each recipient told once; acceptance only after the dot was sent; a reply for
- * nothing is never acceptance; progress; closed is final.
+ * control bytes; chunks as long as announced, of whole lines; each recipient told once; each
+ * message ended once; acceptance only after its last byte was sent; a reply for nothing is never
+ * acceptance; what is not in doubt was not put whole; progress; closed is final.
  */
 #include "daemon/outcome/classify.h"
 #include "daemon/proto/smtp_client.h"
@@ -15,25 +17,34 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define RECIPIENTS 16
+#define MAILS      12
+
+struct mail {
+    uint32_t told[RECIPIENTS]; /* events */
+    bool begun, over;
+    size_t content_left;
+    uint64_t end; /* of the stream, when its last byte was put; 0: not yet */
+};
 
 struct world {
     struct smtp_client_config config;
     struct smtp_client client;
     uint8_t output[SMTP_CLIENT_OUTPUT_BYTES];
-    struct slice recipients[RECIPIENTS];
+    struct smtp_client_recipient recipients[RECIPIENTS];
     uint32_t recipient_count;
-    uint32_t told[RECIPIENTS]; /* events in this transaction */
+    struct mail mails[MAILS];
+    uint32_t mail_count; /* begun, or tried */
+    bool mails_over;     /* no more are begun */
     uint64_t now_ms;
     bool tls_on;
-    bool in_mail, closed;
-    size_t content_bytes, content_left;
+    bool closed;
+    size_t content_bytes;
     uint64_t sent_bytes; /* sent */
-    uint64_t dot_end;    /* of the stream, when the dot was put; 0: not yet in this transaction */
+    uint64_t raw_left;   /* of a chunk on the wire */
     size_t send_max;
     uint8_t line[4096];
     size_t line_len;
-    bool raw; /* content is on the wire */
-    uint32_t mails;
+    bool in_data; /* content is on the wire, up to a line of one dot */
 };
 
 static void check_line(const struct world *w)
@@ -49,17 +60,38 @@ static void check_line(const struct world *w)
     CHECK(!needs_tls || w->tls_on || w->config.tls != SMTP_CLIENT_TLS_STARTTLS);
 }
 
-/* What goes out, looked at line by line outside of content. */
-static void look_at_sent(struct world *w, struct slice sent)
+/* A whole line outside of chunks. */
+static void take_line(struct world *w)
 {
-    if (w->raw) {
+    struct slice line = slice_of(w->line, w->line_len);
+    if (w->in_data) {
+        CHECK(line.len >= 2 && line.data[line.len - 2] == '\r');
+        w->in_data = !slice_equal(line, SLICE(".\r\n"));
         return;
     }
+    check_line(w);
+    if (slice_starts_with(line, SLICE("BDAT "))) {
+        struct slice number = slice_tail(line, 5);
+        while (number.len > 0 && number.data[0] >= '0' && number.data[0] <= '9') {
+            w->raw_left = w->raw_left * 10 + number.data[0] - '0';
+            number = slice_tail(number, 1);
+        }
+        CHECK(slice_equal(number, SLICE("\r\n")) || slice_equal(number, SLICE(" LAST\r\n")));
+    }
+}
+
+/* What goes out, looked at line by line outside of chunks. */
+static void look_at_sent(struct world *w, struct slice sent)
+{
     for (size_t index = 0; index < sent.len; index++) {
+        if (w->raw_left > 0) {
+            w->raw_left--;
+            continue;
+        }
         CHECK(w->line_len < sizeof w->line);
         w->line[w->line_len++] = sent.data[index];
         if (sent.data[index] == '\n') {
-            check_line(w);
+            take_line(w);
             w->line_len = 0;
         }
     }
@@ -77,71 +109,106 @@ static void send_some(struct world *w)
     }
 }
 
-static void begin_mail(struct world *w)
+static void take_event(struct world *w, const struct smtp_client_event *event);
+
+static void pull(struct world *w)
 {
-    if (w->mails == 4) {
-        smtp_client_quit(&w->client, w->now_ms);
-        return;
+    struct smtp_client_event event;
+    while (smtp_client_next(&w->client, &event)) {
+        take_event(w, &event);
     }
-    w->mails++;
-    memset(w->told, 0, sizeof w->told);
-    struct smtp_client_mail mail = {.sender = SLICE("s@y.example"),
-                                    .recipients = w->recipients,
-                                    .recipient_count = w->recipient_count,
-                                    .size = w->content_bytes,
-                                    .body_8bit = true};
-    enum smtp_client_begin begin = smtp_client_begin_mail(&w->client, &mail, w->now_ms);
-    w->in_mail = begin == SMTP_CLIENT_BEGUN;
-    w->content_left = w->content_bytes;
-    w->dot_end = 0;
-    if (!w->in_mail) {
+}
+
+/* Begins what there is room for; in the end, quits. */
+static void begin_mails(struct world *w)
+{
+    pull(w);
+    while (!w->mails_over && w->mail_count < MAILS &&
+           smtp_client_has_room(&w->client, w->recipient_count)) {
+        struct mail *m = &w->mails[w->mail_count];
+        struct smtp_client_mail mail = {.tag = w->mail_count++,
+                                        .sender = SLICE("s@y.example"),
+                                        .recipients = w->recipients,
+                                        .recipient_count = w->recipient_count,
+                                        .size = w->content_bytes,
+                                        .body_8bit = true,
+                                        .ret = SMTP_CLIENT_RET_FULL,
+                                        .envid = SLICE("id")};
+        m->begun = smtp_client_begin_mail(&w->client, &mail, w->now_ms) == SMTP_CLIENT_BEGUN;
+        m->content_left = w->content_bytes;
+        w->mails_over = !m->begun;
+        pull(w);
+    }
+    if (smtp_client_is_idle(&w->client)) {
         smtp_client_quit(&w->client, w->now_ms);
+        pull(w);
     }
 }
 
 static void bring_content(struct world *w)
 {
     static const uint8_t piece[] = ".line\r\nand\nmore\r\n..";
-    while (w->client.state == SMTP_CLIENT_CONTENT) {
-        w->raw = true;
-        if (w->content_left == 0) {
+    uint32_t tag;
+    while (smtp_client_wants_content(&w->client, &tag)) {
+        struct mail *m = &w->mails[tag];
+        CHECK(m->begun && !m->over && m->end == 0);
+        if (m->content_left == 0) {
             if (!smtp_client_content_end(&w->client, w->now_ms)) {
                 return;
             }
-            w->dot_end = w->sent_bytes + smtp_client_output(&w->client).len;
-            return;
+            /* what was put behind it belongs to others; so this is the latest it can be */
+            m->end = w->sent_bytes + 1;
+            continue;
         }
-        struct slice in = slice_head(slice_of(piece, sizeof piece - 1), w->content_left);
+        /* What a call leaves comes first in the next. */
+        size_t at = (w->content_bytes - m->content_left) % (sizeof piece - 1);
+        struct slice in = slice_of(piece + at, sizeof piece - 1 - at);
+        in = slice_head(in, m->content_left);
         size_t used = smtp_client_content(&w->client, in, w->now_ms);
         if (used == 0) {
-            CHECK(smtp_client_output(&w->client).len > 0);
+            /* It waits for bytes to be sent, or for one of very many chunks to be answered. */
+            CHECK(smtp_client_output(&w->client).len > 0 ||
+                  w->client.expected_count == SMTP_CLIENT_EXPECTED_MAX);
             return;
         }
-        w->content_left -= used;
+        m->content_left -= used;
     }
 }
 
-static void check_told(const struct world *w, uint32_t shared)
+static void check_told(const struct world *w, const struct mail *m, uint32_t shared)
 {
     uint32_t untold = 0;
     for (uint32_t index = 0; index < w->recipient_count; index++) {
-        CHECK(w->told[index] <= 1);
-        untold += w->told[index] == 0 ? 1 : 0;
+        CHECK(m->told[index] <= 1);
+        untold += m->told[index] == 0 ? 1 : 0;
     }
     CHECK(untold == shared);
 }
 
 static void take_done(struct world *w, const struct smtp_client_event *event)
 {
-    CHECK(w->in_mail);
-    check_told(w, event->accepted_count);
+    struct mail *m = &w->mails[event->tag];
+    CHECK(m->begun && !m->over);
+    check_told(w, m, event->accepted_count);
     CHECK((event->accepted_count == 0) == (event->reply.code == 0));
     if (event->accepted_count > 0) {
-        CHECK(w->dot_end > 0 && w->sent_bytes >= w->dot_end);
+        CHECK(m->end > 0 && w->sent_bytes >= m->end);
     }
-    w->in_mail = false;
-    w->raw = false;
-    w->line_len = 0;
+    m->over = true;
+}
+
+static void take_lost(struct world *w, const struct smtp_client_event *event)
+{
+    struct mail *m = &w->mails[event->tag];
+    CHECK(m->begun && !m->over && w->client.state == SMTP_CLIENT_CLOSED);
+    uint32_t untold = 0;
+    for (uint32_t index = 0; index < w->recipient_count; index++) {
+        untold += m->told[index] == 0 ? 1 : 0;
+    }
+    /* With its last byte out, whoever has heard nothing else is in doubt, or was told 421. */
+    CHECK(m->end == 0 || untold == 0 || event->stage == SMTP_CLIENT_STAGE_END ||
+          event->failure == SMTP_CLIENT_FAILURE_REPLY);
+    m->over = true;
 }
 
 static void take_challenge(struct world *w, const struct smtp_client_event *event)
@@ -198,20 +265,20 @@ static void take_event(struct world *w, const struct smtp_client_event *event)
         }
         break;
     case SMTP_CLIENT_EVENT_READY:
-        begin_mail(w);
         break;
     case SMTP_CLIENT_EVENT_RECIPIENT:
-        CHECK(w->in_mail && event->index < w->recipient_count);
-        w->told[event->index]++;
+        CHECK(w->mails[event->tag].begun && !w->mails[event->tag].over);
+        CHECK(event->index < w->recipient_count);
+        w->mails[event->tag].told[event->index]++;
         break;
     case SMTP_CLIENT_EVENT_CONTENT:
-        CHECK(smtp_client_output(&w->client).len == 0);
+        w->in_data = w->client.mode != SMTP_CLIENT_PIPELINING_STREAM;
         break;
     case SMTP_CLIENT_EVENT_DONE:
         take_done(w, event);
-        if (w->client.state == SMTP_CLIENT_READY) {
-            begin_mail(w);
-        }
+        break;
+    case SMTP_CLIENT_EVENT_LOST:
+        take_lost(w, event);
         break;
     case SMTP_CLIENT_EVENT_FAILED:
     case SMTP_CLIENT_EVENT_CLOSE:
@@ -221,25 +288,28 @@ static void take_event(struct world *w, const struct smtp_client_event *event)
     }
 }
 
-static void pull(struct world *w)
+/* Everything that is the owner's to do. */
+static void act(struct world *w)
 {
-    struct smtp_client_event event;
-    while (smtp_client_next(&w->client, &event)) {
-        take_event(w, &event);
+    pull(w);
+    if (w->client.state == SMTP_CLIENT_READY) {
+        begin_mails(w);
+        bring_content(w);
+        pull(w);
     }
-    bring_content(w);
 }
 
 static void take_turn(struct world *w)
 {
     w->now_ms += 10;
-    bring_content(w);
+    act(w);
     send_some(w);
+    act(w);
     uint64_t deadline_ms = smtp_client_deadline_ms(&w->client);
     CHECK(deadline_ms > w->now_ms - 10 || deadline_ms == UINT64_MAX);
     smtp_client_expire(&w->client, w->now_ms);
     CHECK(smtp_client_deadline_ms(&w->client) > w->now_ms);
-    pull(w);
+    act(w);
 }
 
 static void hear(struct world *w, struct slice in)
@@ -248,7 +318,7 @@ static void hear(struct world *w, struct slice in)
         size_t used = smtp_client_feed(&w->client, in, w->now_ms);
         CHECK(used <= in.len);
         in = slice_tail(in, used);
-        pull(w);
+        act(w);
     }
 }
 
@@ -265,12 +335,15 @@ static void end(struct world *w)
     CHECK(smtp_client_deadline_ms(&w->client) == UINT64_MAX);
     struct smtp_client_event event;
     CHECK(!smtp_client_next(&w->client, &event));
-    for (uint32_t index = 0; index < w->recipient_count; index++) {
-        CHECK(w->told[index] <= 1);
+    for (uint32_t tag = 0; tag < MAILS; tag++) {
+        CHECK(w->mails[tag].begun == w->mails[tag].over);
+        for (uint32_t index = 0; index < w->recipient_count; index++) {
+            CHECK(w->mails[tag].told[index] <= 1);
+        }
     }
 }
 
-static void set_up(struct world *w, uint8_t first, uint8_t second)
+static void set_up(struct world *w, uint8_t first, uint8_t second, bool stream)
 {
     static const size_t send_bytes[] = {SIZE_MAX, 1, 2, 5, 17, 40, 100, 1000,
                                         4096,     3, 7, 9, 11, 13, 50,  30000};
@@ -280,7 +353,11 @@ static void set_up(struct world *w, uint8_t first, uint8_t second)
         .hello_name = "me.example",
         .tls = (enum smtp_client_tls)(first % 3),
         .auth = (first & 4) != 0,
-        .pipelining = (first & 8) != 0 ? SMTP_CLIENT_PIPELINING_SAFE : SMTP_CLIENT_PIPELINING_OFF,
+        .pipelining = (first & 8) == 0 ? SMTP_CLIENT_PIPELINING_OFF
+                      : stream         ? SMTP_CLIENT_PIPELINING_STREAM
+                                       : SMTP_CLIENT_PIPELINING_SAFE,
+        .window_max = 4,
+        .window_bytes_max = 50000,
         .greeting_ms_max = 300,
         .command_ms_max = 300,
         .data_ms_max = 300,
@@ -291,7 +368,9 @@ static void set_up(struct world *w, uint8_t first, uint8_t second)
     w->tls_on = w->config.tls == SMTP_CLIENT_TLS_ALREADY;
     w->recipient_count = 1 + (first >> 4);
     for (size_t index = 0; index < RECIPIENTS; index++) {
-        w->recipients[index] = index == 7 ? SLICE("bad\r@x.example") : SLICE("a@x.example");
+        w->recipients[index].path = index == 7 ? SLICE("bad\r@x.example") : SLICE("a@x.example");
+        w->recipients[index].notify = (uint8_t)index;
+        w->recipients[index].orcpt = index == 3 ? SLICE("rfc822; a") : SLICE("rfc822;a");
     }
     w->send_max = send_bytes[second & 15];
     w->content_bytes = content_bytes[second >> 4 & 7];
@@ -304,7 +383,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2) {
         return 0;
     }
-    set_up(&world, data[0], data[1]);
+    set_up(&world, data[0], data[1], size > 2 && data[2] == 0xff);
     size_t piece_max = (data[1] & 0x80) != 0 ? 1 : SIZE_MAX;
     struct slice rest = slice_of(data + 2, size - 2);
     while (rest.len > 0 && !world.closed) {

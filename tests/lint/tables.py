@@ -62,7 +62,7 @@ def command_row(line, a):
 
 
 def outcome_row(line, a):
-    return Row("outcome.def", line, a[1], f"OUTCOME_{a[0]}", {a[1]}, a[3], False)
+    return Row("outcome.def", line, a[1], f"OUTCOME_{a[0]}", {a[1]}, a[5], False)
 
 
 def event_row(line, a):
@@ -78,7 +78,7 @@ def metric_row(line, a):
 TABLES = {
     "config.def": (config_row, 7),
     "command.def": (command_row, 5),
-    "outcome.def": (outcome_row, 5),
+    "outcome.def": (outcome_row, 7),
     "event.def": (event_row, 5),
     "metric.def": (metric_row, 4),
 }

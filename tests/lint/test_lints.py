@@ -227,9 +227,9 @@ ROWS = [
     ("metric.def", 'X(PLANTED, "planted_total", COUNTER, "Planted ones.")', "planted_total",
      ["no program uses it (used)", "no test names it (tested)",
       "no page describes it (documented)"]),
-    ("outcome.def", 'X(PLANTED, "planted-row", RETRY, "", "c")', "planted-row",
+    ("outcome.def", 'X(PLANTED, "planted-row", RETRY, 0, 0, "", "c")', "planted-row",
      ["no program uses it (used)", "no test names it (tested)", "its sentence is empty (documented)"]),
-    ("outcome.def", 'X(PLANTED, "planted-row", RETRY, "a, b", "c")', "planted-row",
+    ("outcome.def", 'X(PLANTED, "planted-row", RETRY, 0, 0, "a, b", "c")', "planted-row",
      ["no program uses it (used)", "no test names it (tested)"]),
     ("command.def", 'X(PLANTED, "planted-row", READ, "", "it")', "planted-row",
      ["no program uses it (used)", "no test names it (tested)",
@@ -270,7 +270,7 @@ def test_tables_reads_pages_as_they_are_shown(copy):
 @pytest.mark.parametrize("table", ["event", "metric", "outcome"])
 def test_tables_a_walk_over_all_rows_is_no_test_of_one(copy, table):
     def plant():
-        append(copy, "schema/outcome.def", 'X(PLANTED, "planted-row", RETRY, "a, b", "c")\n')
+        append(copy, "schema/outcome.def", 'X(PLANTED, "planted-row", RETRY, 0, 0, "a, b", "c")\n')
         path = f"tests/unit/test_{table}.c"
         write(copy, path, (copy / path).read_text() + 'const char *word = "planted-row";\n')
     assert any("tested" in problem for problem in news(tables.check, copy, plant))

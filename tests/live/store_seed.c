@@ -39,13 +39,19 @@ static void put_message(struct store *store, uint64_t index)
                                                              .subject = SLICE("page \033]0;x"),
                                                              .sender = slice_from_str(sender),
                                                              .recipients = buf_slice(&to)});
-    record_state_put(&state, &(struct record_state){.state = now,
-                                                    .route = record_route(SLICE("main")),
-                                                    .due_ms = ARRIVED_MS + 60000,
-                                                    .changed_ms = ARRIVED_MS + index,
-                                                    .upstream = SLICE("main"),
-                                                    .recipient_count = 1,
-                                                    .recipients = buf_slice(&fates)});
+    record_state_put(&state, &(struct record_state){
+                                 .state = now,
+                                 .route = record_route(SLICE("main")),
+                                 .due_q = ARRIVED_MS + 60000,
+                                 .changed_q = ARRIVED_MS + index,
+                                 .accepted_q = ARRIVED_MS + index,
+                                 .reason = now == MESSAGE_FAILED ? OUTCOME_REFUSED : OUTCOME_NONE,
+                                 .size_kib = 1,
+                                 .upstream = SLICE("main"),
+                                 .device = SLICE("192.168.1.50"),
+                                 .flow = record_flow(SLICE("192.168.1.50"), slice_from_str(sender)),
+                                 .recipient_count = 1,
+                                 .recipients = buf_slice(&fates)});
     CHECK(store_body_append(store, &id, 0, SLICE("abc\r\n")) == ERR_OK);
     CHECK(store_message_add(store, &id, buf_slice(&envelope), buf_slice(&state)) == ERR_OK);
     char text[MSG_ID_TEXT_BYTES];

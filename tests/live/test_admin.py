@@ -109,7 +109,7 @@ def test_retry_is_now(waiting):
     assert done.code == 0 and done.json()["ids"] == [ids[4]]
     wait_until(lambda: ids[4] not in states(daemon), what=daemon.log)
     assert [m.recipients for m in server.messages] == [("u4@example.test",)]
-    assert set(states(daemon).values()) == {"queued"} and len(states(daemon)) == 5
+    assert set(states(daemon).values()) == {"deferred"} and len(states(daemon)) == 5
 
 
 def test_delete(waiting):
@@ -134,7 +134,7 @@ def test_edits_survive_a_restart(waiting):
     daemon.ctl("delete", ids[2], "--yes")
     daemon.stop()
     daemon.start()
-    assert states(daemon) == {i: "held" if i == ids[1] else "queued" for i in ids if i != ids[2]}
+    assert states(daemon) == {i: "held" if i == ids[1] else "deferred" for i in ids if i != ids[2]}
     assert {m["reason"] for m in daemon.queue("state:queued")} == {"deferred"}
     server.mend()
     daemon.ctl("release", ids[1])

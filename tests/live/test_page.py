@@ -1,10 +1,9 @@
 """The status page in a real browser, against a scripted daemon.
 
-    npm install --prefix tests/live
     /usr/bin/python3 -m pytest tests/live/test_page.py
 
-Skipped where node, Chromium or playwright-core are missing. NODE_PATH may name another folder with
-playwright-core, CHROMIUM another browser. Pictures of the page go to build/screens.
+Skipped where node or Chromium are missing. CHROMIUM names another browser, TASUKI_SCREENS another
+folder for the pictures of the page than build/screens.
 """
 
 import json
@@ -12,15 +11,17 @@ import os
 import shutil
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
 import web_rig
 from web_rig import (HANG, HOSTILE, MINUTE_MS, NOW_MS, PATIENCE_S, ROOT, FakeDaemon, Web,
-                     list_answer, marked_status, pages, refusal, row, show_answer, status_answer)
+                     gone, list_answer, marked_status, pages, refusal, row, show_answer, status_answer,
+                     transcript_answer)
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-SCREENS = ROOT / "build/screens"
+SCREENS = Path(os.environ.get("TASUKI_SCREENS", ROOT / "build/screens"))
 LIVE = ROOT / "tests/live"
 
 
@@ -29,9 +30,7 @@ def why_not():
         return "node is not installed"
     if not os.access(CHROMIUM, os.X_OK):
         return f"there is no {CHROMIUM}"
-    found = subprocess.run(["node", "-e", 'require("playwright-core")'], cwd=LIVE,
-                           capture_output=True, timeout=PATIENCE_S, check=False)
-    return "" if found.returncode == 0 else "no playwright-core: npm install --prefix tests/live"
+    return ""
 
 
 class Browser:
@@ -107,7 +106,8 @@ def place():
 @pytest.fixture
 def daemon(place):
     fake = FakeDaemon(place)
-    fake.answers = {"status": status_answer(), "queue": pages(3), "show": show_answer()}
+    fake.answers = {"status": status_answer(), "queue": pages(3), "show": show_answer(),
+                    "history": list_answer(), "transcript": transcript_answer()}
     yield fake
     if not fake.stopping.is_set():
         fake.stop()
@@ -132,7 +132,8 @@ BUSY = [
         arrived_ms=NOW_MS - 26 * 3_600_000, **{"from": "office@example.jp"}),
     row(2, state="held", subject="Newsletter November", reason="none", attempts=0, due_ms=0,
         bytes=8_400_000, recipient_count=240, arrived_ms=NOW_MS - 5 * 3_600_000),
-    row(3, subject="Scan_20261124_0912.pdf", arrived_ms=NOW_MS - 15 * MINUTE_MS),
+    row(3, subject="Scan_20261124_0912.pdf", arrived_ms=NOW_MS - 15 * MINUTE_MS,
+        state="deferred"),
     row(4, subject="見積書の送付について", state="sending", to=["tanaka@example.co.jp"],
         recipient_count=1, arrived_ms=NOW_MS - 20_000, reason="none", attempts=1),
     row(5, subject="", reason="none", attempts=0, to=["root@example.jp"], recipient_count=1,
@@ -140,6 +141,14 @@ BUSY = [
         **{"from": "cron@nas.example.jp"}),
 ]
 
+PAST = [
+    gone(11, subject="Scan_20261124_0840.pdf"),
+    gone(12, end="reported", state="failed", subject="Order 4711", reason="no-such-recipient",
+         sentence="the upstream does not know the recipient", to=["ymada@example.jp"],
+         recipient_count=1),
+    gone(13, end="deleted", state="queued", reason="none", subject="Newsletter October"),
+    gone(14, end="discarded", state="failed", reason="none", subject="", **{"from": ""}),
+]
 
 # ---- what is shown ----
 
@@ -158,7 +167,7 @@ def test_verdict_and_cards(browser, web):
                   "SCRAM-SHA-256", "2 of 4 open, 1 at work", "3 min ago"):
         assert words in card
     assert "io_uring" in browser.text("#b-io") and "12 clients" in browser.text("#b-clients")
-    assert browser.js('document.querySelectorAll("#rows .row").length') == 3
+    assert browser.js('document.querySelectorAll("#queue-rows .row").length') == 3
     assert browser.do("complaints") == []
 
 
@@ -176,15 +185,15 @@ def test_marked_upstream(browser, web, daemon):
 
 def test_it_refreshes(browser, web, daemon):
     browser.open(web)
-    first = browser.js('window.kept = document.querySelector("#rows .row"), true')
+    first = browser.js('window.kept = document.querySelector("#queue-rows .row"), true')
     assert first
     changed = status_answer(verdict={"level": "attention", "sentence": "One message failed.",
                                      "hint": "tasukictl queue"})
     daemon.answers["status"] = changed
     daemon.answers["queue"] = pages(2)
     browser.wait_for_text("#verdict-sentence", "One message failed.")
-    browser.wait_for('document.querySelectorAll("#rows .row").length === 2')
-    assert browser.js('window.kept === document.querySelector("#rows .row")'), "rows are kept"
+    browser.wait_for('document.querySelectorAll("#queue-rows .row").length === 2')
+    assert browser.js('window.kept === document.querySelector("#queue-rows .row")'), "rows are kept"
 
 
 def test_no_jump_on_refresh(browser, web, daemon):
@@ -211,13 +220,21 @@ def test_hostile_strings_are_inert(browser, web, daemon):
     shown = dict(show_answer(text=HOSTILE), **bad)
     shown["recipients"][0].update(to=HOSTILE, state=HOSTILE, sentence=HOSTILE, enhanced=HOSTILE)
     shown["helo"] = HOSTILE
+    shown["moves"][0].update({key: HOSTILE for key in ("cause", "from", "to", "reason", "sentence",
+                                                       "upstream", "peer", "tls", "text")})
+    status["upstreams"][0]["pipeline"] = {"mode": HOSTILE, "max": HOSTILE, "reason": HOSTILE}
+    past = gone(9, **dict(bad, to=[HOSTILE], end=HOSTILE))
     daemon.answers = {"status": status, "queue": list_answer(row(to=[HOSTILE], **bad)),
-                      "show": shown}
+                      "show": shown, "history": list_answer(past),
+                      "transcript": {"schema": 1, "id": "0", "lines": [HOSTILE]}}
     browser.open(web)
     browser.js('document.querySelector(".open-row").click()')
     browser.wait_for('document.querySelector(".recipients li")')
+    browser.js('document.querySelector(".detail .plain").click()')
+    browser.wait_for('document.querySelector(".dialogue pre")')
+    browser.wait_for('document.querySelector("#history-rows .row")')
     body = browser.js("document.body.textContent")
-    assert body.count("<img src=x onerror=") > 15
+    assert body.count("<img src=x onerror=") > 30
     assert "\\u202efdp.exe \\u001b[31m \\u0000" in body
     for unseen in "\u202e\x1b\0":
         assert unseen not in body
@@ -250,6 +267,119 @@ def test_details_by_keyboard(browser, web, daemon):
     browser.wait_for('document.querySelector(".detail") === null')
 
 
+def test_moves_and_dialogue(browser, web, daemon):
+    browser.open(web)
+    browser.js('document.querySelector(".open-row").click()')
+    browser.wait_for_text(".moves", "Put off by main")
+    moves = browser.js('[...document.querySelectorAll(".moves li")].map((e) => e.innerText)')
+    assert len(moves) == 5
+    for words in ("3 h ago", "Put off by main: the upstream asks to try again later.",
+                  "451 4.3.0 try later", "192.0.2.1:587", "connection 17, 120 ms"):
+        assert words in moves[0], moves[0]
+    assert "日本@example.jp: refused by main: the upstream does not know the recipient." in moves[1]
+    assert "Held by uid 1000." in moves[2] and "too early" in moves[2]
+    assert "Let go by uid 0." in moves[3]
+    assert "The sender was told." in moves[4]
+    browser.js('document.querySelector(".detail .plain").click()')
+    browser.wait_for_text(".dialogue pre", "C: MAIL FROM:<scanner@example.jp>")
+    assert daemon.asked("transcript") == [{"id": row(0)["id"]}]
+    assert browser.do("complaints") == []
+
+
+def test_dialogue_that_may_not_be_seen(browser, web, daemon):
+    daemon.answers["transcript"] = refusal("not-permitted", "no", "try it with sudo")
+    browser.open(web)
+    browser.js('document.querySelector(".open-row").click()')
+    browser.wait_for('document.querySelector(".detail .plain")')
+    browser.js('document.querySelector(".detail .plain").click()')
+    browser.wait_for_text(".dialogue", "to root and to its own user only")
+    assert "sudo tasukictl show --transcript " + row(0)["id"] in browser.text(".dialogue")
+    assert browser.text("#verdict-word") == "OK"
+
+
+def test_moves_left_out_are_counted(browser, web, daemon):
+    shown = show_answer(moves_left_out=31)
+    shown["moves"] = shown["moves"][:1] * 6
+    daemon.answers["show"] = shown
+    browser.open(web)
+    browser.js('document.querySelector(".open-row").click()')
+    browser.wait_for_text(".moves", "… 31 more steps …")
+    moves = browser.js('[...document.querySelectorAll(".moves li")].map((e) => e.innerText)')
+    assert len(moves) == 7 and "31 more steps" in moves[4]
+
+
+def test_history(browser, web, daemon):
+    daemon.answers["history"] = list_answer(*PAST, cursor="x")
+    browser.open(web)
+    browser.wait_for('document.querySelectorAll("#history-rows .row").length === 4')
+    assert daemon.asked("history")[0] == {"limit": 20}
+    assert "The last 4, the newest first." in browser.text("#history-note")
+    words = browser.js('[...document.querySelectorAll("#history-rows .row")].map((e) => e.innerText)')
+    for line, wanted in zip(words, (["delivered", "Taken by main, 2 min after it arrived."],
+                                    ["reported", "does not know the recipient", "sender was told"],
+                                    ["deleted", "Somebody has deleted it."],
+                                    ["discarded", "did not want to be told"])):
+        for word in wanted:
+            assert word in line, line
+    browser.js('document.querySelector("#history-rows .open-row").click()')
+    browser.wait_for_text("#history-rows .detail", "What happened")
+    assert browser.js('document.querySelector("#queue-rows .detail")') is None
+    daemon.answers["history"] = list_answer()
+    daemon.answers["status"] = status_answer(history={"messages": 0, "bytes": 0})
+    browser.wait_for_text("#history-note", "Nothing has left yet.")
+    assert browser.js('document.getElementById("history-table").hidden')
+
+
+def test_history_that_is_refused_is_no_outage(browser, web, daemon):
+    daemon.answers["history"] = refusal("unknown-command", "this daemon does not know that command")
+    browser.open(web)
+    browser.wait_for_text("#history-note", "does not know that command")
+    assert browser.text("#verdict-word") == "OK"
+    assert browser.js('document.querySelectorAll("#queue-rows .row").length') == 3
+
+
+def test_what_is_kept_and_the_pace(browser, web, daemon):
+    browser.open(web)
+    assert browser.text("#q-kept") == "2 in the trash · 1,234 in the history · 1 report sent"
+    card = browser.text("#upstreams")
+    for words in ("up to 4 at once", "on (the upstream announces it)"):
+        assert words in card
+    status = status_answer()
+    status["upstreams"][0].update(paused_until_ms=NOW_MS + 3_600_000, concurrency=1, rate_room=0,
+                                  rate_next_ms=NOW_MS + 3_600_000, forecast_ms=420_000)
+    daemon.answers["status"] = status
+    browser.wait_for_text("#upstreams", "as the upstream asked")
+    for words in ("paused for", "up to 1 at once", "its rate is used up for",
+                  "what waits has left in about 7 min"):
+        assert words in browser.text("#upstreams"), words
+
+
+def test_a_daemon_that_says_no_pace(browser, web, daemon):
+    """Fields that an older daemon does not have leave no empty lines."""
+    status = status_answer()
+    for key in ("concurrency", "paused_until_ms", "rate_room", "forecast_ms", "pipeline"):
+        del status["upstreams"][0][key]
+    del status["history"], status["reports"], status["queue"]["trashed"]
+    daemon.answers["status"] = status
+    browser.open(web)
+    labels = browser.js('[...document.querySelectorAll("#upstreams dt")]'
+                        '.filter((e) => e.offsetHeight > 0).map((e) => e.textContent)')
+    assert "Connections" in labels and "Pace" not in labels and "Pipelining" not in labels
+    assert browser.text("#q-kept") == ""
+
+
+@pytest.mark.parametrize("state,word,what", [
+    ("deferred", "put off", "The upstream asks to try again later."),
+    ("in-doubt", "in doubt", "The connection broke"),
+    ("trashed", "in the trash", "tasukictl undelete 06h0r8y3")])
+def test_state_words(browser, web, daemon, state, word, what):
+    more = {"sentence": "the connection broke", "reason": "in-doubt"} if state == "in-doubt" else {}
+    daemon.answers["queue"] = list_answer(row(0, state=state, due_ms=NOW_MS + 3_600_000, **more))
+    browser.open(web)
+    browser.wait_for_text("#queue-rows .badge", word)
+    assert what in browser.text("#queue-rows .row")
+
+
 def test_filter(browser, web, daemon):
     browser.open(web)
     browser.js('document.getElementById("filter").focus()')
@@ -271,9 +401,9 @@ def test_filter(browser, web, daemon):
 def test_load_more(browser, web, daemon):
     daemon.answers["queue"] = pages(150)
     browser.open(web)
-    browser.wait_for('document.querySelectorAll("#rows .row").length === 100')
+    browser.wait_for('document.querySelectorAll("#queue-rows .row").length === 100')
     browser.js('document.getElementById("more").click()')
-    browser.wait_for('document.querySelectorAll("#rows .row").length === 150')
+    browser.wait_for('document.querySelectorAll("#queue-rows .row").length === 150')
     browser.wait_for('document.getElementById("more").hidden')
 
 
@@ -336,7 +466,9 @@ def test_it_pauses_while_hidden(browser, web, daemon):
     ("narrow-dark", {"width": 360, "height": 800, "scheme": "dark"})])
 def test_pictures(browser, web, daemon, name, how):
     daemon.answers["queue"] = list_answer(*BUSY)
+    daemon.answers["history"] = list_answer(*PAST)
     browser.open(web, **how)
+    browser.wait_for('document.querySelectorAll("#history-rows .row").length === 4')
     assert_fits(browser)
     browser.shot("well-" + name)
     daemon.answers["status"] = marked_status()

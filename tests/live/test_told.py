@@ -106,7 +106,8 @@ def test_broken_after_the_end_of_data_is_in_doubt(tasuki, scripted_upstream):
 def test_given_up_is_a_failure(tasuki, scripted_upstream):
     server = scripted_upstream()
     server.faults = {"dot": b"451 4.3.0 try later"}
-    daemon = tasuki(plain(server.port), retry_min="1s", retry_max="1s", give_up="1s")
+    daemon = tasuki(plain(server.port), retry_min="1s", retry_max="1s", give_up="1s",
+                    reports="no")
     identity = daemon.send()
     wait_until(lambda: daemon.status()["queue"]["failed"] == 1, what=daemon.log)
     row = daemon.queue("state:failed")[0]

@@ -204,14 +204,19 @@ def status_answer(**more):
                     "sentence": "All is well: 3 messages on the way, nothing waits for you.",
                     "hint": ""},
         "io": {"backend": "io_uring", "reason": "the kernel offers it", "features": "multishot"},
-        "queue": {"queued": 3, "sending": 1, "held": 0, "failed": 0, "body_bytes": 1_300_000,
-                  "used_bytes": 1 << 30, "max_bytes": 20 << 30, "accepting": True,
+        "queue": {"queued": 3, "sending": 1, "held": 0, "failed": 0, "trashed": 2,
+                  "body_bytes": 1_300_000, "used_bytes": 1 << 30, "max_bytes": 20 << 30,
+                  "file_bytes": 1 << 30, "accepting": True,
                   "oldest_due_ms": NOW_MS + 4 * MINUTE_MS},
+        "history": {"messages": 1234, "bytes": 3_000_000}, "reports": 1,
         "upstreams": [{
             "name": "main", "host": "[relay.example.jp]:587", "state": "well", "connections": 2,
             "connections_max": 4, "busy": 1, "delivered": 120, "deferred": 3, "refused": 1,
             "last_delivery_ms": NOW_MS - 3 * MINUTE_MS, "peer": "192.0.2.1:587",
-            "tls": "TLSv1.3 TLS_AES_256_GCM_SHA384", "mechanism": "SCRAM-SHA-256"}],
+            "tls": "TLSv1.3 TLS_AES_256_GCM_SHA384", "mechanism": "SCRAM-SHA-256",
+            "outage_ms": 0, "concurrency": 4, "paused_until_ms": 0, "rate_room": None,
+            "forecast_ms": None, "pipeline": {"mode": "safe", "max": "safe",
+                                              "reason": "the upstream announces it"}}],
         "listeners": ["0.0.0.0:25", "[::]:25"], "clients": 12,
         "counters": {"accepted": 124, "delivered": 120, "deferred": 3, "refused": 1,
                      "rejected": 2},
@@ -238,7 +243,7 @@ def marked_status(text="5.7.8 authentication failed"):
 
 def row(number=0, **more):
     message = {
-        "id": "06h0r8y3%08d" % number, "state": "queued", "from": "scanner@example.jp",
+        "id": "06h0r8y3%08d" % number, "in": "queue", "state": "deferred", "from": "scanner@example.jp",
         "to": ["anna@example.jp", "bert@example.jp"], "recipient_count": 2, "bytes": 123_456,
         "arrived_ms": NOW_MS - 3 * 3_600_000, "client": "192.168.1.50", "device": "",
         "subject": "Scan of the 2nd floor, page %d" % number, "upstream": "main", "attempts": 2,
@@ -249,16 +254,63 @@ def row(number=0, **more):
     return message
 
 
+def gone(number=0, **more):
+    """A row of the history: delivered two minutes after it had arrived, unless told otherwise."""
+    arrived = NOW_MS - 3_600_000 - number * MINUTE_MS
+    message = row(number, **{"in": "history"}, state="delivered", arrived_ms=arrived, due_ms=0,
+                  left_ms=arrived + 2 * MINUTE_MS, end="delivered", reason="delivered",
+                  sentence="the upstream has taken it", code=250, enhanced="2.0.0", text="2.0.0 Ok")
+    message.update(more)
+    return message
+
+
+def move(age_ms, cause, before, after, **more):
+    step = {"when_ms": NOW_MS - age_ms, "cause": cause, "from": before, "to": after,
+            "reason": "none", "sentence": "", "code": 0, "enhanced": "", "first": 0, "count": 2,
+            "connection": 0, "took_ms": 0, "upstream": "", "peer": "", "tls": "", "text": "",
+            "uid": 0}
+    step.update(more)
+    return step
+
+
+def moves():
+    tried = {"connection": 17, "took_ms": 120, "upstream": "main", "peer": "192.0.2.1:587",
+             "tls": "TLSv1.3"}
+    return [move(3 * 3_600_000, "attempt", "sending", "deferred", reason="deferred",
+                 sentence="the upstream asks to try again later", code=451, enhanced="4.3.0",
+                 text="4.3.0 try later", **tried),
+            move(50 * MINUTE_MS, "attempt", "sending", "failed", reason="no-such-recipient", first=1,
+                 count=1, sentence="the upstream does not know the recipient", code=550,
+                 enhanced="5.1.1", text="5.1.1 no such user here", **tried),
+            move(40 * MINUTE_MS, "operator", "deferred", "held", uid=1000, text="too early"),
+            move(30 * MINUTE_MS, "operator", "held", "deferred"),
+            move(20 * MINUTE_MS, "reported", "failed", "failed")]
+
+
 def show_answer(text="no such user here", **more):
-    return dict(row(**more), schema=1, helo="scanner.local", chunks=1, flags=["8bitmime"],
+    tried = {"sentence": "the upstream asks to try again later", "hint": "", "code": 451,
+             "enhanced": "4.3.0", "text": "try later", "notify": [], "told": []}
+    return dict({"moves": moves(), "moves_left_out": 0}, **row(**more), schema=1,
+                helo="scanner.local", chunks=1, flags=["8bitmime"], envid="",
                 recipients=[
-                    {"to": "anna@example.jp", "state": "queued", "reason": "deferred",
-                     "sentence": "the upstream asks to try again later", "hint": "", "code": 451,
-                     "enhanced": "4.3.0", "text": "try later"},
+                    {"to": "anna@example.jp", "state": "deferred", "reason": "deferred", **tried},
                     {"to": "日本@example.jp", "state": "failed", "reason": "no-such-recipient",
                      "sentence": "the upstream does not know the recipient",
                      "hint": "Check the address; then delete it.", "code": 550,
-                     "enhanced": "5.1.1", "text": text}])
+                     "enhanced": "5.1.1", "text": text, "notify": ["failure"],
+                     "told": ["failed"]}])
+
+
+def transcript_answer():
+    return {"schema": 1, "id": row()["id"],
+            "lines": ["-- 2026-11-26T03:00:00Z main", "C: MAIL FROM:<scanner@example.jp>",
+                      "S: 451 4.3.0 try later"]}
+
+
+def counts_answer(by="reason", after=None):
+    return {"schema": 1, "by": by, "after": after, "rows": [
+        {"name": "deferred", "sentence": "the upstream asks to try again later", "queued": 3,
+         "held": 0, "failed": 0, "trashed": 1}]}
 
 
 def list_answer(*messages, cursor=None):

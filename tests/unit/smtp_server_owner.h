@@ -104,6 +104,29 @@ static inline void owner_note_path(const struct smtp_server_event *event, struct
     buf_put_str(notes, event->smtputf8 ? " utf8" : "");
 }
 
+/* What RFC 3461 adds, as it came. */
+static inline void owner_note_dsn(const struct smtp_server_event *event, struct buf *notes)
+{
+    static const char *const rets[] = {"", " ret=full", " ret=hdrs"};
+    static const char *const words[] = {"never", "success", "failure", "delay"};
+    buf_put_str(notes, rets[event->ret]);
+    buf_put_str(notes, event->notify != 0 ? " notify" : "");
+    for (size_t index = 0; index < 4; index++) {
+        if ((event->notify & 1u << index) != 0) {
+            buf_put_byte(notes, (event->notify & ((1u << index) - 1)) == 0 ? '=' : ',');
+            buf_put_str(notes, words[index]);
+        }
+    }
+    if (event->envid.len > 0) {
+        buf_put_str(notes, " envid=");
+        text_put_escaped(notes, event->envid);
+    }
+    if (event->orcpt.len > 0) {
+        buf_put_str(notes, " orcpt=");
+        text_put_escaped(notes, event->orcpt);
+    }
+}
+
 static inline void owner_note_response(const struct smtp_server_event *event, struct buf *notes)
 {
     text_put_escaped(notes, event->text);
@@ -147,9 +170,15 @@ static inline void owner_note(const struct owner *o, const struct smtp_server_ev
     case SMTP_SERVER_EVENT_MAIL:
         LAW_REQUIRE(event->path_null == (event->path.address.len == 0));
         owner_note_path(event, notes);
+        LAW_REQUIRE(event->notify == 0 && event->orcpt.len == 0);
+        owner_note_dsn(event, notes);
         break;
     case SMTP_SERVER_EVENT_RCPT:
         owner_note_path(event, notes);
+        LAW_REQUIRE(event->ret == SMTP_RET_NONE && event->envid.len == 0);
+        LAW_REQUIRE((event->notify & SMTP_NOTIFY_NEVER) == 0 || event->notify == SMTP_NOTIFY_NEVER);
+        LAW_REQUIRE(event->orcpt.len <= SMTP_ORCPT_BYTES_MAX);
+        owner_note_dsn(event, notes);
         break;
     case SMTP_SERVER_EVENT_CONTENT_END:
         owner_note_end(o, event, notes);

@@ -98,8 +98,8 @@ static const struct reply_case cases[] = {
     {DATA, "451 x", 0, OUTCOME_DEFERRED},
     {END, "451 4.3.0 x", 0, OUTCOME_DEFERRED},
     {CONTENT, "451 x", 0, OUTCOME_DEFERRED},
-    {RCPT, "451 4.7.1 Greylisting in action", 0, OUTCOME_DEFERRED},
-    {RCPT, "450 4.2.0 <a@x>: Greylisted, see", 0, OUTCOME_DEFERRED},
+    {RCPT, "451 4.7.1 Greylisting in action", 0, OUTCOME_GREYLISTED},
+    {RCPT, "450 4.2.0 <a@x>: Greylisted, see", 0, OUTCOME_GREYLISTED},
     {MAIL, "450 4.1.8 Sender address rejected: Domain not found", 0, OUTCOME_DEFERRED},
     /* too many recipients for one transaction */
     {RCPT, "452 4.5.3 Error: too many recipients", 3, OUTCOME_DEFERRED},

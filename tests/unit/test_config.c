@@ -126,6 +126,7 @@ static void full_file(void **state)
                                   "pipeline   = safe\n"
                                   "[upstream second.one]\n"
                                   "host       = [2001:db8::25]:465\n"
+                                  "pipeline   = stream\n"
                                   "[dashboard]\n"
                                   "listen     = [::1]:8025\n");
     assert_int_equal(c->listen.count, 2);
@@ -158,6 +159,7 @@ static void full_file(void **state)
     assert_string_equal(u[0].authzid, "c#d");
     assert_string_equal(u[0].password_file, "/etc/s#x");
     assert_int_equal(u[0].pipelining, CONFIG_PIPELINE_SAFE);
+    assert_int_equal(u[1].pipelining, CONFIG_PIPELINE_STREAM);
     assert_string_equal(u[1].name, "second.one");
     assert_string_equal(u[1].host.name, "2001:db8::25");
     assert_true(u[1].host.implicit_tls);
@@ -222,6 +224,33 @@ static void examples_in_a_file(void **state)
     config_free(&config);
 }
 
+static void rates(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *printed;
+        struct config_rate rate;
+    } rows[] = {
+        {"30/min, 10000/day", "30/min, 10000/day", {{{30, 0, 10000}}}},
+        {"1 recipients / hour", "1 recipients/hour", {{{0}, {0, 1, 0}}}},
+        {"5 recipients/day,4294967295messages/hour,1/min",
+         "1/min, 4294967295/hour, 5 recipients/day",
+         {{{1, 4294967295, 0}, {0, 0, 5}}}},
+    };
+    for (size_t at = 0; at < sizeof rows / sizeof rows[0]; at++) {
+        char text[400], memory[200];
+        struct buf to;
+        snprintf(text, sizeof text, "%srate = %s\n", HEAD, rows[at].text);
+        struct config *c = parse_well(text);
+        assert_memory_equal(&c->upstreams[0].rate, &rows[at].rate, sizeof rows[at].rate);
+        buf_init(&to, memory, sizeof memory - 1);
+        config_put_rate(&to, &c->upstreams[0].rate);
+        memory[to.len] = '\0';
+        assert_string_equal(memory, rows[at].printed);
+        config_free(&c);
+    }
+}
+
 static void listens(void **state)
 {
     (void)state;
@@ -254,12 +283,31 @@ static const struct {
      "3:1: \"host\" is called \"upstream\" outside of an [upstream NAME] section",
      "write: upstream"},
     {"from = a@b.example", "3:1: \"from\" is not supported by this version yet", "remove the line"},
-    {"warn-after = 4h", "3:1: \"warn-after\" is not supported by this version yet",
-     "remove the line"},
-    {"keep-history = 30d", "3:1: \"keep-history\" is not supported by this version yet",
-     "remove the line"},
-    {"rate = 30/min, 10000/day", "3:1: \"rate\" is not supported by this version yet",
-     "remove the line"},
+    {"rate = 30", "3:8: \"30\" is not a rate: a number, / and min, hour or day",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 30/min, x/day", "3:16: \"x/day\" does not begin with a number from 1 to 4294967295",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 0/min", "3:8: \"0/min\" does not begin with a number from 1 to 4294967295",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 4294967296/min",
+     "3:8: \"4294967296/min\" does not begin with a number from 1 to 4294967295",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = -1/min", "3:8: \"-1/min\" does not begin with a number from 1 to 4294967295",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 30/minute", "3:8: \"minute\" is not min, hour or day",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 30/dya", "3:8: \"dya\" is not min, hour or day; did you mean \"day\"?",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 30/", "3:8: \"\" is not min, hour or day",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 30 recipient/day",
+     "3:8: \"recipient\" is not messages or recipients; did you mean \"recipients\"?",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 30 MB/day", "3:8: \"MB\" is not messages or recipients",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 30/min,", "3:15: \"\" is not a rate: a number, / and min, hour or day",
+     "for example: rate = 30/min, 10000 recipients/day"},
+    {"rate = 30/min, 40 messages/min", "3:16: messages/min is there twice", "keep one of them"},
     {"use = always", "3:1: \"use\" is not supported by this version yet", "remove the line"},
     {"password-command = pass show x",
      "3:1: \"password-command\" is not supported by this version yet", "use password-file"},
@@ -333,7 +381,7 @@ static const struct {
     {"io = kqueue", "3:6: io may be auto, uring or poll, not \"kqueue\"", "for example: io = poll"},
     {"insecure-plain = true", "3:18: insecure-plain may be no or yes, not \"true\"",
      "for example: insecure-plain = no"},
-    {"pipeline = stream", "3:12: \"stream\" is not supported by this version yet",
+    {"pipeline = fast", "3:12: pipeline may be auto, off, safe or stream, not \"fast\"",
      "for example: pipeline = off"},
     {"tls = Verify",
      "3:7: tls may be verify, encrypt or off, not \"Verify\"; did you mean "
@@ -1099,6 +1147,7 @@ static void printed(void **state)
                                   "workers = 2\n"
                                   "upstream = a.jp:2525/tls\n"
                                   "auth = scram-sha-256, plain\n"
+                                  "rate = 10 recipients/hour, 30/min\n"
                                   "user = \" x #y\"\n"
                                   "password-file = /p\n");
     assert_string_equal(print(c), "listen = 127.0.0.1:0\n"
@@ -1108,6 +1157,13 @@ static void printed(void **state)
                                   "domain = example.jp\n"
                                   "max-size = 1536K\n"
                                   "give-up = 36h\n"
+                                  "warn-after = 4h\n"
+                                  "keep-history = 30d\n"
+                                  "history-max = 256M\n"
+                                  "keep-deleted = 1d\n"
+                                  "reports = yes\n"
+                                  "report-rate = 60\n"
+                                  "digest-every = 1d\n"
                                   "retry-min = 1m\n"
                                   "retry-max = 1h\n"
                                   "queue-max = 20G\n"
@@ -1128,6 +1184,7 @@ static void printed(void **state)
                                   "user = \" x #y\"\n"
                                   "password-file = /p\n"
                                   "connections = 4\n"
+                                  "rate = 30/min, 10 recipients/hour\n"
                                   "pipeline = auto\n"
                                   "probe-min = 10s\n"
                                   "probe-max = 5m\n"
@@ -1304,6 +1361,7 @@ int main(void)
         cmocka_unit_test(full_file),
         cmocka_unit_test(rows_parse),
         cmocka_unit_test(examples_in_a_file),
+        cmocka_unit_test(rates),
         cmocka_unit_test(listens),
         cmocka_unit_test(lines_refused),
         cmocka_unit_test(lines_taken),

@@ -16,18 +16,23 @@ struct sample {
     struct msg_id id;
     struct record_envelope envelope;
     struct record_state state;
+    bool leased;
+    const struct record_history *history;
     uint8_t paths[256], fates[256];
 };
 
 static void sample_init(struct sample *s)
 {
+    s->leased = false;
+    s->history = NULL;
     struct buf paths;
     buf_init(&paths, s->paths, sizeof s->paths);
     record_recipient_put(&paths, SLICE("Anna.Sato@example.jp"));
     record_recipient_put(&paths, SLICE("bob@partner.example"));
     struct buf fates;
     buf_init(&fates, s->fates, sizeof s->fates);
-    record_fate_put(&fates, &(struct record_recipient){.outcome = OUTCOME_DEFERRED});
+    record_fate_put(&fates, &(struct record_recipient){.state = RECIPIENT_DEFERRED,
+                                                       .outcome = OUTCOME_DEFERRED});
     record_fate_put(&fates, &(struct record_recipient){.state = RECIPIENT_FAILED,
                                                        .outcome = OUTCOME_NO_SUCH_RECIPIENT});
     s->id = msg_id_make((NOW_MS - 2 * HOUR_MS) << 16 | 7, 3);
@@ -57,7 +62,59 @@ static bool matches(const struct sample *s, const char *text)
     if (!filter_parse(&filter, slice_from_str(text), message)) {
         fail_msg("%s: %s", text, message);
     }
-    return filter_matches(&filter, &s->id, &s->envelope, &s->state, NOW_MS);
+    const struct record_message m = {.id = s->id,
+                                     .envelope = s->envelope,
+                                     .state = s->state,
+                                     .leased = s->leased,
+                                     .history = s->history};
+    return filter_matches(&filter, &m, NOW_MS);
+}
+
+/* What one word says depends on where the message is. */
+static void states_and_ends(void **ctx)
+{
+    (void)ctx;
+    static const struct record_history reported = {.end = RECORD_END_REPORTED};
+    static const struct {
+        enum message_state state;
+        bool leased, left;
+        const char *yes, *no;
+    } rows[] = {
+        {MESSAGE_QUEUED, true, false, "state:sending state:queued", "state:trashed"},
+        {MESSAGE_HELD, false, false, "state:held", "state:queued"},
+        {MESSAGE_FAILED, false, false, "state:failed", "state:deferred"},
+        {MESSAGE_TRASHED, false, false, "state:trashed", "state:failed"},
+        {MESSAGE_QUEUED, false, true, "end:reported state:failed", "state:queued"},
+        {MESSAGE_TRASHED, false, true, "-end:deleted", "state:trashed"},
+    };
+    for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
+        struct sample s;
+        sample_init(&s);
+        s.state.state = rows[row].state;
+        s.leased = rows[row].leased;
+        s.history = rows[row].left ? &reported : NULL;
+        assert_true(matches(&s, rows[row].yes));
+        assert_false(matches(&s, rows[row].no));
+    }
+}
+
+static void trashed_ones_are_asked_for(void **ctx)
+{
+    (void)ctx;
+    static const struct {
+        const char *text;
+        bool wants;
+    } rows[] = {{"", false},
+                {"state:trashed", true},
+                {"from:a State:TRASHED", true},
+                {"-state:trashed", false},
+                {"state:failed trashed", false}};
+    for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
+        struct filter filter;
+        char message[200];
+        assert_true(filter_parse(&filter, slice_from_str(rows[row].text), message));
+        assert_int_equal(filter_wants_trashed(&filter), rows[row].wants);
+    }
 }
 
 static void each_word_matches_what_it_says(void **ctx)
@@ -98,6 +155,12 @@ static void each_word_matches_what_it_says(void **ctx)
         {"state:Queued", true},
         {"state:held", false},
         {"state:failed", false},
+        {"state:deferred", true},
+        {"state:in-doubt", false},
+        {"state:sending", false},
+        {"state:delivered", false},
+        {"state:trashed", false},
+        {"end:delivered", false},
         {"reason:deferred", true},
         {"reason:no-such-recipient", true},
         {"reason:none", false},
@@ -249,7 +312,8 @@ static void wrong_filters_are_explained(void **ctx)
         {"-", "nothing to look for in \"-\"; write a word"},
         {"a - b", "nothing to look for in \"-\"; write a word"},
         {"\"\"", "nothing to look for in \"\"; write a word"},
-        {"state:sent", "bad value for state \"sent\"; the states are queued, held, failed"},
+        {"state:sent", "bad value for state \"sent\"; the states are queued, sending, deferred, "
+                       "in-doubt, held, failed, delivered, trashed"},
         {"reason:defered", "bad value for reason \"defered\"; did you mean \"deferred\"?"},
         {"reason:xyzzy",
          "bad value for reason \"xyzzy\"; reasons are words like deferred or mailbox-full"},
@@ -337,6 +401,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_word_matches_what_it_says),
+        cmocka_unit_test(states_and_ends),
+        cmocka_unit_test(trashed_ones_are_asked_for),
         cmocka_unit_test(id_is_matched_by_any_prefix),
         cmocka_unit_test(null_sender_can_be_looked_for),
         cmocka_unit_test(clock_set_back_makes_nothing_old),

@@ -9,8 +9,11 @@
 #include <cmocka.h>
 
 #include "daemon/ingress/ingress.h"
+#include "daemon/proto/smtp_server.h"
+#include "schema/record.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -40,6 +43,7 @@ struct fixture {
     uint32_t batches;
     bool (*done)(struct fixture *f);
     const char *expected;
+    bool hung_up; /* nothing more will be said */
 };
 
 static void no_line(void *ctx, enum log_level level, struct slice line)
@@ -208,13 +212,15 @@ static bool is_said(struct fixture *f)
         recv(f->client_fd, f->said + f->said_len, sizeof f->said - 1 - f->said_len, MSG_DONTWAIT);
     f->said_len += len > 0 ? (size_t)len : 0;
     f->said[f->said_len] = '\0';
-    return strstr(f->said, f->expected) != NULL;
+    f->hung_up = len == 0 || (len < 0 && errno != EAGAIN);
+    return f->hung_up || strstr(f->said, f->expected) != NULL;
 }
 
 static void expect(struct fixture *f, const char *text)
 {
     f->expected = text;
     run_until(f, is_said);
+    assert_non_null(strstr(f->said, text));
     f->said_len = 0;
 }
 
@@ -247,6 +253,89 @@ static void test_250_only_after_the_commit(void **state)
     answer(f, ERR_OK);
     expect(f, " queued\r\n250 ");
     assert_int_equal(metric_get(&f->metrics, METRIC_ACCEPTED), 1);
+}
+
+static void assert_text(struct slice got, const char *expected)
+{
+    assert_true(slice_equal(got, slice_from_str(expected)));
+}
+
+/* What a client asks about reports is on disk as it came; and the next mail knows nothing of it.
+ * RFC 3461 4. */
+static void test_what_was_asked_about_reports_is_kept(void **state)
+{
+    struct fixture *f = *state;
+    struct record_envelope envelope;
+    struct record_rcpt rcpt;
+    begin(f);
+    expect(f, "220 ");
+    put(f, "EHLO x\r\nMAIL FROM:<a@x.example> RET=HDRS ENVID=QQ+2B3\r\n"
+           "RCPT TO:<b@x.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;b+2Bc@x.example\r\n"
+           "RCPT TO:<c@x.example> NOTIFY=NEVER\r\nRCPT TO:<root>\r\nDATA\r\n");
+    expect(f, "354 ");
+    put(f, "hello\r\n.\r\n");
+    struct flow_intake *i = intake(f, FLOW_INTAKE_COMMIT);
+    assert_int_equal(record_envelope_get(i->envelope, &envelope), ERR_OK);
+    assert_int_equal(envelope.flags, RECORD_FLAG_RET_HDRS);
+    assert_text(envelope.envid, "QQ+2B3");
+    assert_text(envelope.sender, "a@x.example");
+    assert_int_equal(envelope.recipient_count, 3);
+    assert_true(record_rcpt_next(&envelope.recipients, &rcpt));
+    assert_text(rcpt.path, "b@x.example");
+    assert_int_equal(rcpt.notify, RECORD_NOTIFY_SUCCESS | RECORD_NOTIFY_DELAY);
+    assert_text(rcpt.orcpt, "rfc822;b+2Bc@x.example");
+    assert_true(record_rcpt_next(&envelope.recipients, &rcpt));
+    assert_text(rcpt.path, "c@x.example");
+    assert_int_equal(rcpt.notify, RECORD_NOTIFY_NEVER);
+    assert_int_equal(rcpt.orcpt.len, 0);
+    assert_true(record_rcpt_next(&envelope.recipients, &rcpt));
+    assert_text(rcpt.path, "root@office.example");
+    assert_int_equal(rcpt.notify, 0);
+    answer(f, ERR_OK);
+    expect(f, " queued\r\n");
+    put(f, "MAIL FROM:<a@x.example> RET=FULL\r\nRSET\r\nMAIL FROM:<a@x.example>\r\n"
+           "RCPT TO:<b@x.example>\r\nDATA\r\n");
+    expect(f, "354 ");
+    put(f, "hello\r\n.\r\n");
+    i = intake(f, FLOW_INTAKE_COMMIT);
+    assert_int_equal(record_envelope_get(i->envelope, &envelope), ERR_OK);
+    assert_int_equal(envelope.flags, 0);
+    assert_int_equal(envelope.envid.len, 0);
+    answer(f, ERR_OK);
+    expect(f, " queued\r\n");
+}
+
+/* The most that one mail may bring with it: its record is whole. */
+static void test_the_longest_envelope_fits(void **state)
+{
+    struct fixture *f = *state;
+    struct record_envelope envelope;
+    struct record_rcpt rcpt;
+    static char orcpt[SMTP_ORCPT_BYTES_MAX + 1];
+    static char line[1024];
+    memset(orcpt, 'x', SMTP_ORCPT_BYTES_MAX);
+    memcpy(orcpt, "rfc822;", 7);
+    begin(f);
+    expect(f, "220 ");
+    put(f, "EHLO x\r\nMAIL FROM:<a@x.example>\r\n");
+    expect(f, "250 2.1.0 ");
+    for (unsigned at = 0; at < SMTP_RECIPIENTS_MAX; at++) {
+        bool with = at < SMTP_SERVER_ORCPTS_BYTES_MAX / SMTP_ORCPT_BYTES_MAX;
+        snprintf(line, sizeof line, "RCPT TO:<r%u@x.example>%s%s\r\n", at, with ? " ORCPT=" : "",
+                 with ? orcpt : "");
+        put(f, line);
+        expect(f, "250 2.1.5 ");
+    }
+    put(f, "DATA\r\n");
+    expect(f, "354 ");
+    put(f, "hello\r\n.\r\n");
+    struct flow_intake *i = intake(f, FLOW_INTAKE_COMMIT);
+    assert_int_equal(record_envelope_get(i->envelope, &envelope), ERR_OK);
+    assert_int_equal(envelope.recipient_count, SMTP_RECIPIENTS_MAX);
+    assert_true(record_rcpt_next(&envelope.recipients, &rcpt));
+    assert_text(rcpt.orcpt, orcpt);
+    answer(f, ERR_OK);
+    expect(f, " queued\r\n");
 }
 
 static const struct {
@@ -434,6 +523,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_250_only_after_the_commit),
+        CASE(test_what_was_asked_about_reports_is_kept),
+        CASE(test_the_longest_envelope_fits),
         CASE(test_what_could_not_be_stored_is_said),
         CASE(test_a_client_that_leaves_leaves_nothing),
         CASE(test_a_piece_that_failed_is_told_at_the_end),

@@ -8,13 +8,16 @@
 
 #include <cmocka.h>
 
-/* A file of the daemon itself, not of the archive that tests are linked with. */
-#include "daemon/logger.c"
+#include "daemon/logger.h"
+#include "schema/event.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #define THREADS          4
 #define LINES_PER_THREAD 5000

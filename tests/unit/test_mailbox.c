@@ -222,10 +222,45 @@ static void structs_go_there_and_back(void **ctx)
     (void)close(bell);
 }
 
+/* Lists between single ones: one order, and the bell rings only for what found the box empty. */
+static void lists_keep_their_order(void **ctx)
+{
+    (void)ctx;
+    struct mailbox box;
+    int bell = bell_new();
+    mailbox_init(&box, bell);
+    struct note notes[8] = {0};
+    mailbox_send_list(&box, NULL);
+    assert_false(bell_rings(bell));
+    for (uint32_t index = 0; index < 8; index++) {
+        notes[index].number = index;
+    }
+    for (uint32_t index = 0; index < 2; index++) {
+        notes[index].msg.next = &notes[index + 1].msg;
+        notes[index + 4].msg.next = &notes[index + 5].msg;
+    }
+    mailbox_send_list(&box, &notes[0].msg);
+    uint64_t rings = 0;
+    assert_true(read(bell, &rings, sizeof rings) == (ssize_t)sizeof rings && rings == 1);
+    mailbox_send(&box, &notes[3].msg);
+    mailbox_send_list(&box, &notes[4].msg);
+    mailbox_send_list(&box, &notes[7].msg);
+    assert_false(bell_rings(bell));
+    struct flow_msg *msg = mailbox_take_all(&box);
+    for (uint32_t index = 0; index < 8; index++) {
+        assert_ptr_equal(msg, &notes[index].msg);
+        assert_false(msg->in_mailbox);
+        msg = msg->next;
+    }
+    assert_null(msg);
+    (void)close(bell);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(oldest_first_and_one_ring),
+        cmocka_unit_test(lists_keep_their_order),
         cmocka_unit_test(many_senders_one_receiver),
         cmocka_unit_test(structs_go_there_and_back),
     };

@@ -54,6 +54,8 @@ static const struct {
     {32, OUTCOME_PROTOCOL_ERROR, "protocol-error", UPSTREAM},
     {33, OUTCOME_LOCAL_TROUBLE, "local-trouble", RETRY},
     {34, OUTCOME_DAMAGED, "damaged", REPORT},
+    {35, OUTCOME_RETURNED, "returned", REPORT},
+    {36, OUTCOME_GREYLISTED, "greylisted", RETRY},
 };
 
 static bool is_lower(char letter)
@@ -150,6 +152,23 @@ static void hints_are_where_somebody_has_to_act(void **ctx)
     }
 }
 
+/* A wait is for what is tried again, doubles from its first to its longest, and is no slip of a
+ * unit. */
+static void waits_are_in_order(void **ctx)
+{
+    (void)ctx;
+    for (unsigned index = 0; index < OUTCOME_COUNT; index++) {
+        const struct outcome_row *row = outcome_row((enum outcome)index);
+        bool again = row->action == RETRY || row->action == UPSTREAM;
+        assert_true(again || (row->wait_ms_first == 0 && row->wait_ms_max == 0));
+        assert_true(row->wait_ms_max == 0 || row->wait_ms_first <= row->wait_ms_max);
+        assert_true(row->wait_ms_first % 1000 == 0 && row->wait_ms_max % 1000 == 0);
+        assert_true(row->wait_ms_max <= 86400000);
+    }
+    assert_int_equal(outcome_row(OUTCOME_MAILBOX_FULL)->wait_ms_first, 30 * 60 * 1000);
+    assert_int_equal(outcome_row(OUTCOME_MAILBOX_FULL)->wait_ms_max, 4 * 60 * 60 * 1000);
+}
+
 /* Two things can be relied on all over: nothing is done but what is delivered, and the number that
  * a fresh record has says so. */
 static void only_delivered_is_done(void **ctx)
@@ -182,6 +201,7 @@ int main(void)
         cmocka_unit_test(sentences_have_no_full_stop),
         cmocka_unit_test(hints_are_sentences_or_end_in_a_command),
         cmocka_unit_test(hints_are_where_somebody_has_to_act),
+        cmocka_unit_test(waits_are_in_order),
         cmocka_unit_test(only_delivered_is_done),
         cmocka_unit_test(unknown_reads_as_none),
     };

@@ -6,6 +6,8 @@
 #include "daemon/base/limits.h"
 #include "daemon/base/num.h"
 #include "schema/record.h"
+#include "schema/record_history.h"
+#include "schema/record_upstream.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -17,7 +19,7 @@
 
 #include <cmocka.h>
 
-#define SMALL_BYTES 8192
+#define SMALL_BYTES 32768
 
 static uint8_t list_memory[SMALL_BYTES];
 static uint8_t record_memory[SMALL_BYTES];
@@ -32,56 +34,104 @@ static void assert_slice_equal(struct slice got, struct slice expected)
 
 /* ---- samples ---- */
 
-static struct slice list_of(struct buf *list, const char *const *paths, size_t count)
+static struct slice list_of(struct buf *list)
 {
-    for (size_t index = 0; index < count; index++) {
-        record_recipient_put(list, slice_from_str(paths[index]));
-    }
+    record_rcpt_put(list,
+                    &(struct record_rcpt){.path = SLICE("anna@example.jp"),
+                                          .notify = RECORD_NOTIFY_SUCCESS | RECORD_NOTIFY_DELAY,
+                                          .orcpt = SLICE("rfc822;anna+40example.jp")});
+    record_recipient_put(list, SLICE("b@c"));
+    record_rcpt_put(list, &(struct record_rcpt){.path = SLICE("\"a b\"@[192.0.2.1]"),
+                                                .notify = RECORD_NOTIFY_NEVER});
     assert_false(list->overflow);
     return buf_slice(list);
 }
 
 static struct record_envelope sample_envelope(struct buf *list)
 {
-    static const char *const paths[] = {"anna@example.jp", "b@c", "\"a b\"@[192.0.2.1]"};
     return (struct record_envelope){
         .arrived_ms = 1795508794123,
         .body_bytes = 0x0102030405060708,
         .chunk_count = 0x090a0b0c,
         .body_crc = 0xdeadbeef,
         .recipient_count = 3,
-        .flags = RECORD_FLAG_8BITMIME | RECORD_FLAG_SMTPUTF8,
+        .flags = RECORD_FLAG_8BITMIME | RECORD_FLAG_SMTPUTF8 | RECORD_FLAG_RET_HDRS,
         .client = SLICE("2001:db8::50"),
         .helo = SLICE("[IPV6:\x1b\xff]"),
         .device = SLICE("canon-2nd-floor"),
         .subject = SLICE("=?UTF-8?B?44K544Kt44Oj44Oz?="),
         .sender = SLICE("scanner@example.jp"),
-        .recipients = list_of(list, paths, 3),
+        .envid = SLICE("QQ314159"),
+        .recipients = list_of(list),
     };
 }
 
-static const struct record_recipient sample_fates[] = {
-    {RECIPIENT_QUEUED, OUTCOME_NONE, 0, {0, 0, 0}, {NULL, 0}},
-    {RECIPIENT_DELIVERED, OUTCOME_DELIVERED, 250, {2, 0, 0}, {(const uint8_t *)"ok", 2}},
-    {RECIPIENT_FAILED, OUTCOME_DAMAGED, 999, {5, 999, 708}, {(const uint8_t *)"\0\xff", 2}},
+#define FATES 5
+
+static const struct record_recipient sample_fates[FATES] = {
+    {.state = RECIPIENT_QUEUED},
+    {RECIPIENT_DELIVERED,
+     RECORD_FATE_TOLD_SUCCESS,
+     OUTCOME_DELIVERED,
+     250,
+     {2, 0, 0},
+     {(const uint8_t *)"ok", 2}},
+    {RECIPIENT_FAILED,
+     RECORD_FATE_TOLD_FAILED | RECORD_FATE_TOLD_DELAY,
+     OUTCOME_DAMAGED,
+     999,
+     {5, 999, 708},
+     {(const uint8_t *)"\0\xff", 2}},
+    {RECIPIENT_DEFERRED, RECORD_FATE_TOLD_DELAY, OUTCOME_DEFERRED, 451, {4, 2, 1}, {NULL, 0}},
+    {RECIPIENT_IN_DOUBT, 0, OUTCOME_IN_DOUBT, 0, {0, 0, 0}, {NULL, 0}},
 };
 
 static struct record_state sample_state(struct buf *list)
 {
-    for (size_t index = 0; index < 3; index++) {
+    for (size_t index = 0; index < FATES; index++) {
         record_fate_put(list, &sample_fates[index]);
     }
     assert_false(list->overflow);
     return (struct record_state){
         .state = MESSAGE_HELD,
+        .reason = OUTCOME_DAMAGED,
+        .flags = RECORD_STATE_AWAITS_DIGEST,
         .route = record_route(SLICE("main")),
-        .due_ms = 0x1112131415161718,
+        .due_q = 0x1112131415161718,
         .attempts = 0x191a1b1c,
-        .last_ms = 0x2122232425262728,
-        .changed_ms = 0x3132333435363738,
+        .last_q = 0x2122232425262728,
+        .changed_q = 0x3132333435363738,
+        .accepted_q = 0x4142434445464748,
+        .outage_base = 0x5152535455565758,
+        .flow = 0x61626364,
+        .size_kib = 0x71727374,
         .upstream = SLICE("main"),
-        .recipient_count = 3,
+        .device = SLICE("canon"),
+        .recipient_count = FATES,
         .recipients = buf_slice(list),
+    };
+}
+
+/* Move number n of a message: told apart by its duration. */
+static struct record_move sample_move(uint32_t number)
+{
+    return (struct record_move){
+        .when_ms = 0x0102030405060708,
+        .cause = RECORD_CAUSE_ATTEMPT,
+        .from = LIFECYCLE_SENDING,
+        .to = LIFECYCLE_DEFERRED,
+        .outcome = OUTCOME_DEFERRED,
+        .code = 451,
+        .enhanced = {4, 7, 1},
+        .first = 2,
+        .count = 3,
+        .connection = 0x1112131415161718,
+        .duration_ms = number,
+        .uid = 1000,
+        .upstream = SLICE("main"),
+        .peer = SLICE("192.0.2.1:587"),
+        .tls = SLICE("TLSv1.3 TLS_AES_256_GCM_SHA384"),
+        .text = SLICE("4.7.1 greylisted\x1b"),
     };
 }
 
@@ -105,39 +155,87 @@ static struct slice encoded_state(struct buf *to)
     return buf_slice(to);
 }
 
-/* ---- the same for both kinds ---- */
+static struct slice encoded_trail(struct buf *to)
+{
+    struct buf list;
+    buf_init(&list, list_memory, sizeof list_memory);
+    for (uint32_t number = 0; number < 2; number++) {
+        struct record_move move = sample_move(number);
+        record_move_put(&list, &move);
+    }
+    record_trail_put(to, NULL, buf_slice(&list), 2, SLICE("C: DATA\nS: 451 no\n"));
+    assert_false(list.overflow || to->overflow);
+    return buf_slice(to);
+}
+
+static struct slice encoded_history(struct buf *to)
+{
+    record_history_put(to, &(struct record_history){.left_ms = 0x0102030405060708,
+                                                    .left_q = 0x1112131415161718,
+                                                    .end = RECORD_END_REPORTED,
+                                                    .envelope = SLICE("some envelope"),
+                                                    .state = SLICE("a state"),
+                                                    .trail = SLICE("")});
+    assert_false(to->overflow);
+    return buf_slice(to);
+}
+
+static struct record_upstream sample_upstream(void)
+{
+    return (struct record_upstream){
+        .outage_ms = 0x0102030405060708,
+        .null_refused_q = 0x1112131415161718,
+        .pipeline_max = 3,
+        .pipeline_q = 0x2122232425262728,
+        .pipeline_reason = SLICE("it lost a reply"),
+        .bucket_count = 2,
+        .buckets = {{0, 60000, 5000, 0x3132333435363738}, {1, 86400000, UINT64_MAX, 7}},
+    };
+}
+
+static struct slice encoded_upstream(struct buf *to)
+{
+    struct record_upstream upstream = sample_upstream();
+    record_upstream_put(to, &upstream);
+    assert_false(to->overflow);
+    return buf_slice(to);
+}
+
+/* ---- the same for all kinds ---- */
 
 typedef struct slice encode_fn(struct buf *to);
 typedef enum err decode_fn(struct slice bytes);
 
-static enum err decode_envelope(struct slice bytes)
-{
-    struct record_envelope envelope;
-    memset(&envelope, 0x5a, sizeof envelope);
-    struct record_envelope before = envelope;
-    enum err err = record_envelope_get(bytes, &envelope);
-    if (err != ERR_OK) {
-        assert_memory_equal(&envelope, &before, sizeof envelope);
+/* Decodes into a struct full of 0x5a, which an error must not touch. */
+#define DECODE(name, type, get)                                                                    \
+    static enum err name(struct slice bytes)                                                       \
+    {                                                                                              \
+        type out;                                                                                  \
+        memset(&out, 0x5a, sizeof out);                                                            \
+        type before = out;                                                                         \
+        enum err err = get(bytes, &out);                                                           \
+        if (err != ERR_OK) {                                                                       \
+            assert_memory_equal(&out, &before, sizeof out);                                        \
+        }                                                                                          \
+        return err;                                                                                \
     }
-    return err;
-}
 
-static enum err decode_state(struct slice bytes)
-{
-    struct record_state state;
-    memset(&state, 0x5a, sizeof state);
-    struct record_state before = state;
-    enum err err = record_state_get(bytes, &state);
-    if (err != ERR_OK) {
-        assert_memory_equal(&state, &before, sizeof state);
-    }
-    return err;
-}
+DECODE(decode_envelope, struct record_envelope, record_envelope_get)
+DECODE(decode_state, struct record_state, record_state_get)
+DECODE(decode_trail, struct record_trail, record_trail_get)
+DECODE(decode_history, struct record_history, record_history_get)
+DECODE(decode_upstream, struct record_upstream, record_upstream_get)
+
+enum { ENVELOPE, STATE, TRAIL, HISTORY, UPSTREAM, KINDS };
 
 static const struct {
     encode_fn *encode;
     decode_fn *decode;
-} kinds[] = {{encoded_envelope, decode_envelope}, {encoded_state, decode_state}};
+} kinds[KINDS] = {
+    [ENVELOPE] = {encoded_envelope, decode_envelope}, [STATE] = {encoded_state, decode_state},
+    [TRAIL] = {encoded_trail, decode_trail},          [HISTORY] = {encoded_history, decode_history},
+    [UPSTREAM] = {encoded_upstream, decode_upstream},
+};
 
 static uint8_t *record_copy(struct slice record)
 {
@@ -165,7 +263,7 @@ static enum err decode_exact(decode_fn *decode, struct slice record)
 static void every_flipped_bit_is_damage(void **ctx)
 {
     (void)ctx;
-    for (size_t kind = 0; kind < 2; kind++) {
+    for (size_t kind = 0; kind < KINDS; kind++) {
         struct buf to;
         buf_init(&to, record_memory, sizeof record_memory);
         struct slice record = kinds[kind].encode(&to);
@@ -182,7 +280,7 @@ static void every_flipped_bit_is_damage(void **ctx)
 static void every_truncation_is_damage(void **ctx)
 {
     (void)ctx;
-    for (size_t kind = 0; kind < 2; kind++) {
+    for (size_t kind = 0; kind < KINDS; kind++) {
         struct buf to;
         buf_init(&to, record_memory, sizeof record_memory);
         struct slice record = kinds[kind].encode(&to);
@@ -197,7 +295,7 @@ static void every_truncation_is_damage(void **ctx)
 static void every_resealed_truncation_is_damage(void **ctx)
 {
     (void)ctx;
-    for (size_t kind = 0; kind < 2; kind++) {
+    for (size_t kind = 0; kind < KINDS; kind++) {
         struct buf to;
         buf_init(&to, record_memory, sizeof record_memory);
         struct slice record = kinds[kind].encode(&to);
@@ -213,7 +311,7 @@ static void every_resealed_truncation_is_damage(void **ctx)
 static void bytes_behind_the_end_are_damage(void **ctx)
 {
     (void)ctx;
-    for (size_t kind = 0; kind < 2; kind++) {
+    for (size_t kind = 0; kind < KINDS; kind++) {
         for (size_t extra = 1; extra <= 16; extra++) {
             struct buf to;
             buf_init(&to, record_memory, sizeof record_memory);
@@ -230,7 +328,7 @@ static void bytes_behind_the_end_are_damage(void **ctx)
 static void newer_version_is_told_apart_from_damage(void **ctx)
 {
     (void)ctx;
-    for (size_t kind = 0; kind < 2; kind++) {
+    for (size_t kind = 0; kind < KINDS; kind++) {
         struct buf to;
         buf_init(&to, record_memory, sizeof record_memory);
         struct slice record = kinds[kind].encode(&to);
@@ -249,55 +347,93 @@ static void newer_version_is_told_apart_from_damage(void **ctx)
     }
 }
 
-static void one_kind_is_not_the_other(void **ctx)
+static void one_kind_is_not_another(void **ctx)
 {
     (void)ctx;
-    for (size_t kind = 0; kind < 2; kind++) {
+    for (size_t kind = 0; kind < KINDS; kind++) {
         struct buf to;
         buf_init(&to, record_memory, sizeof record_memory);
         struct slice record = kinds[kind].encode(&to);
-        assert_int_equal(kinds[1 - kind].decode(record), ERR_DAMAGED);
+        for (size_t other = 0; other < KINDS; other++) {
+            assert_int_equal(kinds[other].decode(record), other == kind ? ERR_OK : ERR_DAMAGED);
+        }
     }
+}
+
+typedef void put_fn(struct buf *to);
+
+static void put_rcpt(struct buf *to)
+{
+    record_rcpt_put(to, &(struct record_rcpt){.path = SLICE("b@c"), .orcpt = SLICE("rfc822;b")});
+}
+
+static void put_fate(struct buf *to)
+{
+    record_fate_put(to, &sample_fates[1]);
+}
+
+static void put_move(struct buf *to)
+{
+    struct record_move move = sample_move(1);
+    record_move_put(to, &move);
+}
+
+static void put_envelope(struct buf *to)
+{
+    struct buf list;
+    buf_init(&list, list_memory, sizeof list_memory);
+    struct record_envelope envelope = sample_envelope(&list);
+    record_envelope_put(to, &envelope);
+}
+
+static void put_state(struct buf *to)
+{
+    struct buf list;
+    buf_init(&list, list_memory, sizeof list_memory);
+    struct record_state state = sample_state(&list);
+    record_state_put(to, &state);
+}
+
+static void put_trail(struct buf *to)
+{
+    struct buf list;
+    buf_init(&list, list_memory, sizeof list_memory);
+    put_move(&list);
+    record_trail_put(to, NULL, buf_slice(&list), 1, SLICE("C: DATA\n"));
+}
+
+static void put_history(struct buf *to)
+{
+    record_history_put(to, &(struct record_history){.envelope = SLICE("e"), .trail = SLICE("t")});
+}
+
+static void put_upstream(struct buf *to)
+{
+    struct record_upstream upstream = sample_upstream();
+    record_upstream_put(to, &upstream);
 }
 
 /* A put without enough room leaves nothing behind, whatever the room. */
 static void put_is_all_or_nothing(void **ctx)
 {
     (void)ctx;
-    struct buf list;
-    struct buf to;
-    buf_init(&list, list_memory, sizeof list_memory);
-    struct record_envelope envelope = sample_envelope(&list);
-    for (size_t room = 0;; room++) {
-        buf_init(&to, record_memory, room);
-        record_envelope_put(&to, &envelope);
-        if (!to.overflow) {
-            assert_int_equal(to.len, room);
-            break;
+    static put_fn *const puts[] = {put_rcpt,  put_fate,  put_move,    put_envelope,
+                                   put_state, put_trail, put_history, put_upstream};
+    for (size_t index = 0; index < sizeof puts / sizeof puts[0]; index++) {
+        struct buf to;
+        buf_init(&to, record_memory, sizeof record_memory);
+        puts[index](&to);
+        assert_false(to.overflow);
+        size_t exact = to.len;
+        for (size_t room = 0; room <= exact; room++) {
+            buf_init(&to, record_memory, room);
+            puts[index](&to);
+            assert_int_equal(to.overflow, room < exact);
+            assert_int_equal(to.len, room < exact ? 0 : exact);
         }
-        assert_int_equal(to.len, 0);
-    }
-    buf_init(&list, list_memory, sizeof list_memory);
-    struct record_state state = sample_state(&list);
-    for (size_t room = 0;; room++) {
-        buf_init(&to, record_memory, room);
-        record_state_put(&to, &state);
-        if (!to.overflow) {
-            assert_int_equal(to.len, room);
-            break;
-        }
-        assert_int_equal(to.len, 0);
-    }
-    for (size_t room = 0; room < 2 + 3; room++) {
-        buf_init(&to, record_memory, room);
-        record_recipient_put(&to, SLICE("b@c"));
-        assert_true(to.overflow);
-        assert_int_equal(to.len, 0);
-    }
-    for (size_t room = 0; room < 10 + 2 + 2; room++) {
-        buf_init(&to, record_memory, room);
-        record_fate_put(&to, &sample_fates[1]);
-        assert_true(to.overflow);
+        buf_init(&to, record_memory, sizeof record_memory);
+        to.overflow = true; /* what follows a put that failed is not written either */
+        puts[index](&to);
         assert_int_equal(to.len, 0);
     }
 }
@@ -318,6 +454,7 @@ static void assert_envelope_equal(const struct record_envelope *got,
     assert_slice_equal(got->device, expected->device);
     assert_slice_equal(got->subject, expected->subject);
     assert_slice_equal(got->sender, expected->sender);
+    assert_slice_equal(got->envid, expected->envid);
     assert_slice_equal(got->recipients, expected->recipients);
 }
 
@@ -336,14 +473,26 @@ static void envelope_round_trip(void **ctx)
     assert_int_equal(record_envelope_get(slice_tail(buf_slice(&to), start), &got), ERR_OK);
     assert_envelope_equal(&got, &envelope);
 
+    static const struct record_rcpt expected[] = {
+        {{(const uint8_t *)"anna@example.jp", 15},
+         RECORD_NOTIFY_SUCCESS | RECORD_NOTIFY_DELAY,
+         {(const uint8_t *)"rfc822;anna+40example.jp", 24}},
+        {{(const uint8_t *)"b@c", 3}, 0, {NULL, 0}},
+        {{(const uint8_t *)"\"a b\"@[192.0.2.1]", 17}, RECORD_NOTIFY_NEVER, {NULL, 0}},
+    };
+    struct slice paths = got.recipients;
     struct slice path;
-    assert_true(record_recipient_next(&got.recipients, &path));
-    assert_slice_equal(path, SLICE("anna@example.jp"));
-    assert_true(record_recipient_next(&got.recipients, &path));
-    assert_slice_equal(path, SLICE("b@c"));
-    assert_true(record_recipient_next(&got.recipients, &path));
-    assert_slice_equal(path, SLICE("\"a b\"@[192.0.2.1]"));
-    assert_false(record_recipient_next(&got.recipients, &path));
+    struct record_rcpt rcpt;
+    for (size_t index = 0; index < 3; index++) {
+        assert_true(record_rcpt_next(&got.recipients, &rcpt));
+        assert_slice_equal(rcpt.path, expected[index].path);
+        assert_int_equal(rcpt.notify, expected[index].notify);
+        assert_slice_equal(rcpt.orcpt, expected[index].orcpt);
+        assert_true(record_recipient_next(&paths, &path)); /* those who want the path alone */
+        assert_slice_equal(path, expected[index].path);
+    }
+    assert_false(record_rcpt_next(&got.recipients, &rcpt));
+    assert_false(record_recipient_next(&paths, &path));
 }
 
 /* Smallest and largest of each field at once. */
@@ -354,7 +503,11 @@ static void envelope_extremes(void **ctx)
     memset(filler, 0xff, sizeof filler);
     struct buf list;
     buf_init(&list, list_memory, sizeof list_memory);
-    record_recipient_put(&list, slice_of(filler, SMTP_PATH_BYTES_MAX));
+    record_rcpt_put(&list,
+                    &(struct record_rcpt){.path = slice_of(filler, SMTP_PATH_BYTES_MAX),
+                                          .notify = RECORD_NOTIFY_SUCCESS | RECORD_NOTIFY_FAILURE |
+                                                    RECORD_NOTIFY_DELAY,
+                                          .orcpt = slice_of(filler, RECORD_ORCPT_BYTES_MAX)});
     struct record_envelope largest = {
         .arrived_ms = UINT64_MAX,
         .body_bytes = UINT64_MAX,
@@ -367,6 +520,7 @@ static void envelope_extremes(void **ctx)
         .device = slice_of(filler, RECORD_DEVICE_BYTES_MAX),
         .subject = slice_of(filler, RECORD_SUBJECT_BYTES_MAX),
         .sender = slice_of(filler, SMTP_PATH_BYTES_MAX),
+        .envid = slice_of(filler, RECORD_ENVID_BYTES_MAX),
         .recipients = buf_slice(&list),
     };
     struct buf to;
@@ -396,35 +550,61 @@ static void resealed_nonsense_is_damage(void **ctx)
         uint8_t bytes[4];
         size_t count;
     } rows[] = {
-        {0, 1, {0}, 1},                 /* kind */
-        {0, 1, {'e'}, 1},               /* kind */
-        {0, 3, {0x08}, 1},              /* a flag that does not exist */
-        {0, 2, {0x80}, 1},              /* likewise */
-        {0, 28, {0, 0, 0, 0}, 4},       /* no recipients */
-        {0, 28, {0, 0, 0, 2}, 4},       /* fewer than there are */
-        {0, 28, {0, 0, 0, 4}, 4},       /* more than there are */
-        {0, 28, {0, 1, 0x86, 0xa1}, 4}, /* 100,001 */
-        {0, 28, {0xff, 0xff, 0xff, 0xff}, 4},
-        {0, 32, {0xff, 0xff}, 2}, /* client longer than the record */
-        {0, 32, {0x00, 0x81}, 2}, /* client longer than allowed */
-        {0, 32, {0x00, 0x00}, 2}, /* client shorter than it is */
-        {1, 1, {'E'}, 1},
-        {1, 2, {3}, 1},          /* message state */
-        {1, 3, {1}, 1},          /* reserved */
-        {1, 4, {0, 0, 0, 0}, 4}, /* route of another name */
-        {1, 36, {0, 0, 0, 0}, 4},
-        {1, 36, {0, 0, 0, 2}, 4},
-        {1, 36, {0, 0, 0, 4}, 4},
-        {1, 36, {0, 1, 0x86, 0xa1}, 4},
-        {1, 40, {0, 0}, 2},       /* no upstream */
-        {1, 40, {0, 65}, 2},      /* name too long */
-        {1, 42, {'n'}, 1},        /* name of another route */
-        {1, 46, {3}, 1},          /* recipient state */
-        {1, 48, {0x03, 0xe8}, 2}, /* code 1000 */
-        {1, 50, {0x03, 0xe8}, 2}, /* enhanced code's class, 1000 */
-        {1, 52, {0x03, 0xe8}, 2}, /* its subject */
-        {1, 54, {0xff, 0xff}, 2}, /* its detail */
-        {1, 56, {0x02, 0x01}, 2}, /* text of 513 bytes */
+        {ENVELOPE, 1, {0}, 1},                 /* kind */
+        {ENVELOPE, 1, {'e'}, 1},               /* kind */
+        {ENVELOPE, 3, {0x80}, 1},              /* a flag that does not exist */
+        {ENVELOPE, 2, {0x80}, 1},              /* likewise */
+        {ENVELOPE, 28, {0, 0, 0, 0}, 4},       /* no recipients */
+        {ENVELOPE, 28, {0, 0, 0, 2}, 4},       /* fewer than there are */
+        {ENVELOPE, 28, {0, 0, 0, 4}, 4},       /* more than there are */
+        {ENVELOPE, 28, {0, 1, 0x86, 0xa1}, 4}, /* 100,001 */
+        {ENVELOPE, 28, {0xff, 0xff, 0xff, 0xff}, 4},
+        {ENVELOPE, 32, {0xff, 0xff}, 2}, /* client longer than the record */
+        {ENVELOPE, 32, {0x00, 0x81}, 2}, /* client longer than allowed */
+        {ENVELOPE, 32, {0x00, 0x00}, 2}, /* client shorter than it is */
+        {STATE, 1, {'E'}, 1},
+        {STATE, 2, {4}, 1},          /* message state */
+        {STATE, 4, {0x80}, 1},       /* a flag that does not exist */
+        {STATE, 5, {2}, 1},          /* likewise */
+        {STATE, 6, {0, 0, 0, 0}, 4}, /* route of another name */
+        {STATE, 62, {0, 0, 0, 0}, 4},
+        {STATE, 62, {0, 0, 0, FATES - 1}, 4},
+        {STATE, 62, {0, 0, 0, FATES + 1}, 4},
+        {STATE, 62, {0, 1, 0x86, 0xa1}, 4},
+        {STATE, 66, {0, 0, 0, 1}, 4}, /* zero */
+        {STATE, 70, {0, 0}, 2},       /* no upstream */
+        {STATE, 70, {0, 65}, 2},      /* name too long */
+        {STATE, 72, {'n'}, 1},        /* name of another route */
+        {STATE, 76, {0, 129}, 2},     /* device too long */
+        {STATE, 83, {5}, 1},          /* recipient state */
+        {STATE, 84, {8}, 1},          /* a flag that does not exist */
+        {STATE, 86, {0x03, 0xe8}, 2}, /* code 1000 */
+        {STATE, 88, {0x03, 0xe8}, 2}, /* enhanced code's class, 1000 */
+        {STATE, 90, {0x03, 0xe8}, 2}, /* its subject */
+        {STATE, 92, {0xff, 0xff}, 2}, /* its detail */
+        {STATE, 94, {0x02, 0x01}, 2}, /* text of 513 bytes */
+        {TRAIL, 2, {0, 0, 0, 1}, 4},  /* fewer moves than there are */
+        {TRAIL, 2, {0, 0, 0, 3}, 4},
+        {TRAIL, 2, {0, 0, 0, 25}, 4},
+        {TRAIL, 2, {0xff, 0xff, 0xff, 0xff}, 4},
+        {TRAIL, 18, {6}, 1},          /* cause */
+        {TRAIL, 19, {8}, 1},          /* from */
+        {TRAIL, 20, {8}, 1},          /* to */
+        {TRAIL, 22, {0x03, 0xe8}, 2}, /* code 1000 */
+        {TRAIL, 24, {0x03, 0xe8}, 2}, /* enhanced code */
+        {TRAIL, 54, {0, 65}, 2},      /* upstream too long */
+        {TRAIL, 60, {0, 65}, 2},      /* peer too long */
+        {HISTORY, 18, {4}, 1},        /* end */
+        {HISTORY, 19, {0xff, 0xff, 0xff, 0xff}, 4},
+        {HISTORY, 19, {0, 0, 0, 0}, 4},
+        {HISTORY, 19, {0, 0, 0, 14}, 4},
+        {UPSTREAM, 18, {4}, 1},      /* pipelining */
+        {UPSTREAM, 27, {0, 129}, 2}, /* reason too long */
+        {UPSTREAM, 44, {1}, 1},      /* fewer buckets than there are */
+        {UPSTREAM, 44, {3}, 1},
+        {UPSTREAM, 44, {9}, 1},
+        {UPSTREAM, 45, {2}, 1}, /* kind of the first */
+        {UPSTREAM, 70, {2}, 1}, /* kind of the second */
     };
     for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
         struct buf to;
@@ -451,6 +631,12 @@ static void damaged_recipient_list_ends(void **ctx)
         {(const uint8_t *)"\xff\xff"
                           "a",
          3},
+        {(const uint8_t *)"\0\3b@c", 5},         /* no NOTIFY */
+        {(const uint8_t *)"\0\3b@c\x10\0\0", 8}, /* one that does not exist */
+        {(const uint8_t *)"\0\3b@c\3\0\0", 8},   /* NEVER is alone */
+        {(const uint8_t *)"\0\3b@c\1", 6},       /* no ORCPT */
+        {(const uint8_t *)"\0\3b@c\1\1\xf5", 8}, /* one of 501 bytes */
+        {(const uint8_t *)"\0\3b@c\1\0\2x", 9},  /* longer than the list */
     };
     for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
         struct slice list = rows[index];
@@ -467,6 +653,7 @@ static void assert_recipient_equal(const struct record_recipient *got,
                                    const struct record_recipient *expected)
 {
     assert_int_equal(got->state, expected->state);
+    assert_int_equal(got->flags, expected->flags);
     assert_int_equal(got->outcome, expected->outcome);
     assert_int_equal(got->code, expected->code);
     assert_memory_equal(got->enhanced, expected->enhanced, sizeof got->enhanced);
@@ -477,11 +664,18 @@ static void assert_state_equal(const struct record_state *got, const struct reco
 {
     assert_int_equal(got->state, expected->state);
     assert_int_equal(got->route, expected->route);
-    assert_int_equal(got->due_ms, expected->due_ms);
+    assert_int_equal(got->reason, expected->reason);
+    assert_int_equal(got->flags, expected->flags);
+    assert_int_equal(got->due_q, expected->due_q);
     assert_int_equal(got->attempts, expected->attempts);
-    assert_int_equal(got->last_ms, expected->last_ms);
-    assert_int_equal(got->changed_ms, expected->changed_ms);
+    assert_int_equal(got->last_q, expected->last_q);
+    assert_int_equal(got->changed_q, expected->changed_q);
+    assert_int_equal(got->accepted_q, expected->accepted_q);
+    assert_int_equal(got->outage_base, expected->outage_base);
+    assert_int_equal(got->flow, expected->flow);
+    assert_int_equal(got->size_kib, expected->size_kib);
     assert_slice_equal(got->upstream, expected->upstream);
+    assert_slice_equal(got->device, expected->device);
     assert_int_equal(got->recipient_count, expected->recipient_count);
     assert_slice_equal(got->recipients, expected->recipients);
 }
@@ -500,7 +694,7 @@ static void state_round_trip(void **ctx)
         struct record_state got;
         assert_int_equal(record_state_get(buf_slice(&to), &got), ERR_OK);
         assert_state_equal(&got, &state);
-        for (size_t index = 0; index < 3; index++) {
+        for (size_t index = 0; index < FATES; index++) {
             struct record_recipient recipient;
             assert_true(record_fate_next(&got.recipients, &recipient));
             assert_recipient_equal(&recipient, &sample_fates[index]);
@@ -516,22 +710,27 @@ static void state_extremes(void **ctx)
     static uint8_t filler[RECORD_REPLY_TEXT_BYTES_MAX];
     memset(filler, 'u', sizeof filler);
     struct slice name = slice_of(filler, UPSTREAM_NAME_BYTES_MAX);
-    struct record_recipient recipient = {RECIPIENT_FAILED,
-                                         (enum outcome)(OUTCOME_COUNT - 1),
-                                         999,
-                                         {999, 999, 999},
-                                         slice_of(filler, sizeof filler)};
+    struct record_recipient recipient = {
+        RECIPIENT_IN_DOUBT, RECORD_FATE_FLAGS_KNOWN,        (enum outcome)(OUTCOME_COUNT - 1), 999,
+        {999, 999, 999},    slice_of(filler, sizeof filler)};
     struct buf list;
     buf_init(&list, list_memory, sizeof list_memory);
     record_fate_put(&list, &recipient);
     struct record_state state = {
-        .state = MESSAGE_FAILED,
+        .state = MESSAGE_TRASHED,
+        .reason = (enum outcome)(OUTCOME_COUNT - 1),
+        .flags = RECORD_STATE_FLAGS_KNOWN,
         .route = record_route(name),
-        .due_ms = UINT64_MAX,
+        .due_q = UINT64_MAX,
         .attempts = UINT32_MAX,
-        .last_ms = UINT64_MAX,
-        .changed_ms = UINT64_MAX,
+        .last_q = UINT64_MAX,
+        .changed_q = UINT64_MAX,
+        .accepted_q = UINT64_MAX,
+        .outage_base = UINT64_MAX,
+        .flow = UINT32_MAX,
+        .size_kib = UINT32_MAX,
         .upstream = name,
+        .device = slice_of(filler, RECORD_DEVICE_BYTES_MAX),
         .recipient_count = 1,
         .recipients = buf_slice(&list),
     };
@@ -555,13 +754,16 @@ static void unknown_outcome_reads_as_none(void **ctx)
         struct buf to;
         buf_init(&to, record_memory, sizeof record_memory);
         struct slice record = encoded_state(&to);
-        record_memory[47] = (uint8_t)outcome;
+        record_memory[85] = (uint8_t)outcome; /* of the first recipient, and the message's */
+        record_memory[3] = (uint8_t)outcome;
         reseal(record_memory, record.len);
         struct record_state state;
         struct record_recipient recipient;
+        unsigned expected = outcome < OUTCOME_COUNT ? outcome : OUTCOME_NONE;
         assert_int_equal(record_state_get(record, &state), ERR_OK);
+        assert_int_equal(state.reason, expected);
         assert_true(record_fate_next(&state.recipients, &recipient));
-        assert_int_equal(recipient.outcome, outcome < OUTCOME_COUNT ? outcome : OUTCOME_NONE);
+        assert_int_equal(recipient.outcome, expected);
     }
 }
 
@@ -573,41 +775,124 @@ static void routes_and_words(void **ctx)
     assert_string_equal(message_state_word(MESSAGE_QUEUED), "queued");
     assert_string_equal(message_state_word(MESSAGE_HELD), "held");
     assert_string_equal(message_state_word(MESSAGE_FAILED), "failed");
+    assert_string_equal(message_state_word(MESSAGE_TRASHED), "trashed");
+    assert_string_equal(record_cause_word(RECORD_CAUSE_ATTEMPT), "attempt");
+    assert_string_equal(record_cause_word(RECORD_CAUSE_GIVE_UP), "give-up");
+    assert_string_equal(record_cause_word(RECORD_CAUSE_OPERATOR), "operator");
+    assert_string_equal(record_cause_word(RECORD_CAUSE_REPORTED), "reported");
+    assert_string_equal(record_cause_word(RECORD_CAUSE_DAMAGE), "damage");
+    assert_string_equal(record_cause_word(RECORD_CAUSE_AGE), "age");
+    assert_string_equal(record_end_word(RECORD_END_DELIVERED), "delivered");
+    assert_string_equal(record_end_word(RECORD_END_REPORTED), "reported");
+    assert_string_equal(record_end_word(RECORD_END_DELETED), "deleted");
+    assert_string_equal(record_end_word(RECORD_END_DISCARDED), "discarded");
+    /* one half says whose device, the other one who on it; device LF sender: neither runs into the
+     * other */
+    uint32_t flow = record_flow(SLICE("12345"), SLICE("789"));
+    assert_int_equal(flow >> 16, record_route(SLICE("12345")) >> 16);
+    assert_int_equal(flow & 0xffff, record_route(SLICE("12345\n789")) & 0xffff);
+    assert_true(record_flow(SLICE("a"), SLICE("bc")) != record_flow(SLICE("ab"), SLICE("c")));
 }
 
-/* The bytes of the example in schema/RECORD.md: a queue on disk outlives the program. */
+/* A queue on disk outlives the program. */
 static void layout_is_as_described(void **ctx)
 {
     (void)ctx;
     static const uint8_t expected[] = {
-        0x01, 0x53, 0x00, 0x00,                         /* version, kind, state, zero */
+        0x02, 0x53, 0x00, 0x00, 0x00, 0x00,             /* version, kind, state, reason, flags */
         0x24, 0x33, 0x43, 0x39,                         /* route */
         0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xe8, /* due */
         0x00, 0x00, 0x00, 0x00,                         /* attempts */
         0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* last */
-        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xe8, /* changed */
-        0x00, 0x00, 0x00, 0x01,                         /* recipients */
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xe9, /* changed */
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xea, /* accepted */
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xeb, /* outage */
+        0x01, 0x02, 0x03, 0x04,                         /* flow */
+        0x00, 0x00, 0x00, 0x05,                         /* KiB */
+        0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, /* recipients, zero */
         0x00, 0x04, 'm',  'a',  'i',  'n',              /* upstream */
-        0x00, 0x00, 0x00, 0x00,                         /* the fate: state, outcome, code */
+        0x00, 0x02, 'p',  'c',                          /* device */
+        0x00, 0x02, 0x00, 0x00, 0x00,                   /* the fate: state, flags, outcome, code */
         0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* enhanced code, no text */
-        0xb0, 0xe1, 0x02, 0xc7,                         /* checksum */
     };
     struct buf list;
     buf_init(&list, list_memory, sizeof list_memory);
-    record_fate_put(&list, &sample_fates[0]);
+    record_fate_put(&list, &(struct record_recipient){.flags = RECORD_FATE_TOLD_DELAY});
     struct record_state state = {
         .state = MESSAGE_QUEUED,
         .route = record_route(SLICE("main")),
-        .due_ms = 1000,
-        .changed_ms = 1000,
+        .due_q = 1000,
+        .changed_q = 1001,
+        .accepted_q = 1002,
+        .outage_base = 1003,
+        .flow = 0x01020304,
+        .size_kib = 5,
         .upstream = SLICE("main"),
+        .device = SLICE("pc"),
         .recipient_count = 1,
         .recipients = buf_slice(&list),
     };
     struct buf to;
     buf_init(&to, record_memory, sizeof record_memory);
     record_state_put(&to, &state);
-    assert_slice_equal(buf_slice(&to), slice_of(expected, sizeof expected));
+    assert_slice_equal(slice_head(buf_slice(&to), to.len - 4), slice_of(expected, sizeof expected));
+    assert_int_equal(be32_get(record_memory + to.len - 4),
+                     crc32c(0, slice_of(expected, sizeof expected)));
+}
+
+/* ---- what follows from fates ---- */
+
+static void reason_is_that_of_the_worst_off(void **ctx)
+{
+    (void)ctx;
+    static const struct {
+        enum recipient_state states[4];
+        size_t count, expected;
+    } rows[] = {
+        {{RECIPIENT_DELIVERED}, 1, 0},
+        {{RECIPIENT_DELIVERED, RECIPIENT_QUEUED}, 2, 1},
+        {{RECIPIENT_QUEUED, RECIPIENT_DEFERRED}, 2, 1},
+        {{RECIPIENT_IN_DOUBT, RECIPIENT_DEFERRED}, 2, 0},
+        {{RECIPIENT_DELIVERED, RECIPIENT_IN_DOUBT, RECIPIENT_FAILED, RECIPIENT_FAILED}, 4, 2},
+        {{RECIPIENT_DEFERRED, RECIPIENT_DEFERRED}, 2, 0}, /* the first of them */
+    };
+    static const enum outcome outcomes[4] = {OUTCOME_REFUSED, OUTCOME_DEFERRED, OUTCOME_TOO_LARGE,
+                                             OUTCOME_GAVE_UP};
+    for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
+        struct buf list;
+        buf_init(&list, list_memory, sizeof list_memory);
+        for (size_t index = 0; index < rows[row].count; index++) {
+            record_fate_put(&list, &(struct record_recipient){.state = rows[row].states[index],
+                                                              .outcome = outcomes[index]});
+        }
+        assert_int_equal(record_reason(buf_slice(&list)), outcomes[rows[row].expected]);
+    }
+    assert_int_equal(record_reason(slice_of(NULL, 0)), OUTCOME_NONE);
+}
+
+static void lifecycle_of_a_copy(void **ctx)
+{
+    (void)ctx;
+    static const enum lifecycle open[RECIPIENT_STATE_COUNT] = {
+        [RECIPIENT_QUEUED] = LIFECYCLE_QUEUED,     [RECIPIENT_DELIVERED] = LIFECYCLE_DELIVERED,
+        [RECIPIENT_FAILED] = LIFECYCLE_FAILED,     [RECIPIENT_DEFERRED] = LIFECYCLE_DEFERRED,
+        [RECIPIENT_IN_DOUBT] = LIFECYCLE_IN_DOUBT,
+    };
+    for (unsigned value = 0; value < RECIPIENT_STATE_COUNT; value++) {
+        enum recipient_state copy = (enum recipient_state)value;
+        bool delivered = copy == RECIPIENT_DELIVERED;
+        assert_int_equal(record_lifecycle(MESSAGE_QUEUED, copy, false), open[copy]);
+        assert_int_equal(record_lifecycle(MESSAGE_QUEUED, copy, true),
+                         recipient_is_open(copy) ? LIFECYCLE_SENDING : open[copy]);
+        assert_int_equal(record_lifecycle(MESSAGE_FAILED, copy, false), open[copy]);
+        assert_int_equal(record_lifecycle(MESSAGE_HELD, copy, false),
+                         delivered ? LIFECYCLE_DELIVERED : LIFECYCLE_HELD);
+        assert_int_equal(record_lifecycle(MESSAGE_TRASHED, copy, false),
+                         delivered ? LIFECYCLE_DELIVERED : LIFECYCLE_TRASHED);
+    }
+    assert_true(recipient_is_open(RECIPIENT_QUEUED) && recipient_is_open(RECIPIENT_DEFERRED) &&
+                recipient_is_open(RECIPIENT_IN_DOUBT));
+    assert_false(recipient_is_open(RECIPIENT_DELIVERED) || recipient_is_open(RECIPIENT_FAILED));
 }
 
 /* ---- many ---- */
@@ -652,7 +937,7 @@ static void hundred_thousand_recipients(void **ctx)
     struct buf fates;
     buf_init(&fates, list, list_bytes);
     for (uint32_t index = 0; index < count; index++) {
-        record_fate_put(&fates, &sample_fates[index % 3]);
+        record_fate_put(&fates, &sample_fates[index % FATES]);
     }
     struct record_state state = {.route = record_route(SLICE("m")),
                                  .upstream = SLICE("m"),
@@ -692,6 +977,11 @@ static void put_long_subject(struct record_envelope *envelope)
     envelope->subject = slice_of(list_memory, RECORD_SUBJECT_BYTES_MAX + 1);
 }
 
+static void put_long_envid(struct record_envelope *envelope)
+{
+    envelope->envid = slice_of(list_memory, RECORD_ENVID_BYTES_MAX + 1);
+}
+
 static void put_damaged_list(struct record_envelope *envelope)
 {
     envelope->recipients.len--;
@@ -718,6 +1008,8 @@ static void wrong_fates_abort(void **ctx)
     (void)ctx;
     static const struct record_recipient rows[] = {
         {.code = 1000},
+        {.flags = 0x08},
+        {.state = RECIPIENT_STATE_COUNT},
         {.enhanced = {1000, 0, 0}},
         {.enhanced = {5, 1000, 0}},
         {.enhanced = {5, 7, UINT16_MAX}},
@@ -737,12 +1029,36 @@ static void wrong_fates_abort(void **ctx)
     }
 }
 
+static void wrong_recipients_abort(void **ctx)
+{
+    (void)ctx;
+    static const struct record_rcpt rows[] = {
+        {.path = {list_memory, 0}},
+        {.path = {list_memory, SMTP_PATH_BYTES_MAX + 1}},
+        {.path = {list_memory, 1}, .notify = RECORD_NOTIFY_NEVER | RECORD_NOTIFY_DELAY},
+        {.path = {list_memory, 1}, .notify = 0x10},
+        {.path = {list_memory, 1}, .orcpt = {list_memory, RECORD_ORCPT_BYTES_MAX + 1}},
+    };
+    for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            let_abort();
+            struct buf to;
+            buf_init(&to, record_memory, sizeof record_memory);
+            record_rcpt_put(&to, &rows[index]);
+            _exit(0);
+        }
+        assert_aborted(child);
+    }
+}
+
 static void wrong_puts_abort(void **ctx)
 {
     (void)ctx;
     static void (*const spoilers[])(struct record_envelope *) = {
-        put_too_many_recipients, put_wrong_count, put_unknown_flag, put_long_subject,
-        put_damaged_list};
+        put_too_many_recipients, put_wrong_count, put_unknown_flag,
+        put_long_subject,        put_long_envid,  put_damaged_list};
     for (size_t index = 0; index < sizeof spoilers / sizeof spoilers[0]; index++) {
         struct buf list;
         buf_init(&list, list_memory, sizeof list_memory);
@@ -774,14 +1090,17 @@ int main(void)
         cmocka_unit_test(every_resealed_truncation_is_damage),
         cmocka_unit_test(bytes_behind_the_end_are_damage),
         cmocka_unit_test(newer_version_is_told_apart_from_damage),
-        cmocka_unit_test(one_kind_is_not_the_other),
+        cmocka_unit_test(one_kind_is_not_another),
         cmocka_unit_test(put_is_all_or_nothing),
         cmocka_unit_test(resealed_nonsense_is_damage),
         cmocka_unit_test(damaged_recipient_list_ends),
         cmocka_unit_test(unknown_outcome_reads_as_none),
         cmocka_unit_test(routes_and_words),
+        cmocka_unit_test(reason_is_that_of_the_worst_off),
+        cmocka_unit_test(lifecycle_of_a_copy),
         cmocka_unit_test(hundred_thousand_recipients),
         cmocka_unit_test(wrong_fates_abort),
+        cmocka_unit_test(wrong_recipients_abort),
         cmocka_unit_test(wrong_puts_abort),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -457,6 +457,42 @@ static void recipients_have_a_limit(void **state)
     }
 }
 
+/* ORCPTs of 65,536 bytes in one mail, whoever has how many of them; refused ones do not count, and
+ * the next mail begins anew. */
+static void original_recipients_have_a_limit(void **state)
+{
+    (void)state;
+    owner.limits.recipients_max = 1000;
+    owner.answers[1] = (struct owner_answer){OWNER_REFUSE, 550, "5.1.1", NULL};
+    char line[600];
+    struct buf to;
+    buf_init(&to, line, sizeof line);
+    buf_put_str(&to, "RCPT TO:<c@d> ORCPT=rfc822;");
+    while (to.len < strlen("RCPT TO:<c@d> ORCPT=") + SMTP_ORCPT_BYTES_MAX) {
+        buf_put_byte(&to, 'x');
+    }
+    buf_put_str(&to, "\r\n");
+    (void)begin();
+    feed_str("EHLO x\r\nMAIL FROM:<a@b>\r\n");
+    feed(buf_slice(&to));
+    expect_reply("550 5.1.1");
+    for (unsigned mail = 0; mail < 2; mail++) {
+        for (unsigned count = 0; count < SMTP_SERVER_ORCPTS_BYTES_MAX / SMTP_ORCPT_BYTES_MAX;
+             count++) {
+            feed(buf_slice(&to));
+            expect_reply("250 2.1.5");
+        }
+        feed(buf_slice(&to));
+        expect_reply("452 4.5.3");
+        feed_str("RCPT TO:<c@d> ORCPT=rfc822;x NOTIFY=NEVER\r\n"); /* 36 bytes are left */
+        expect_reply("250 2.1.5");
+        assert_true(was_told("rcpt <c@d> notify=never orcpt=rfc822;x"));
+        feed_str("RCPT TO:<c@d>\r\n");
+        expect_reply("250 2.1.5");
+        feed_str("RSET\r\nMAIL FROM:<a@b>\r\n");
+    }
+}
+
 /* ---- output ---- */
 
 /* A client that never reads: input waits, the output stays within its bound. */
@@ -736,6 +772,8 @@ static void keeps_the_laws_on_random_input(void **state)
         "MAIL FROM:<a@b>\r\n",
         "RCPT TO:<c@d>\r\n",
         "DATA\r\n",
+        "MAIL FROM:<a@b> RET=HDRS ENVID=a+2Bb\r\n",
+        "RCPT TO:<c@d> NOTIFY=DELAY,FAILURE ORCPT=rfc822;c@d\r\n",
         "\r\n.\r\n",
         ".",
         "\r",
@@ -802,6 +840,7 @@ int main(void)
         TEST(no_size_limit_is_none),
         TEST(received_lines_have_a_limit),
         TEST(recipients_have_a_limit),
+        TEST(original_recipients_have_a_limit),
         TEST(input_waits_for_output),
         TEST(slow_commands_are_closed),
         TEST(slow_content_is_closed),

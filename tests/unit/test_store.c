@@ -1,355 +1,11 @@
 /*
- * The store, against its header: every call and every error it promises, on real LMDB in a
- * directory of its own. System calls that LMDB makes are taken over at the end of this file, so
- * that a disk can fail on demand.
+ * The store, against its header: opening, bodies, messages, the due index, recovery, damage, a full
+ * queue and a failing disk, on real LMDB in a directory of its own.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
+#include "tests/unit/store_fixture.h"
 
-#include <cmocka.h>
-
-#include "daemon/base/crc32c.h"
-#include "daemon/base/num.h"
-#include "daemon/store/store.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#define MIB          ((uint64_t)1 << 20)
-#define RECORD_BYTES (64u << 10)
-#define MODEL_OPS    10000
-#define MODEL_IDS    200
-
-struct fixture {
-    char root[64];
-    char directory[96];
-    struct store_config config;
-    struct store_report report;
-    struct store *store;
-    struct store_reader *reader;
-};
-
-/* ---- faults on demand; see the end ---- */
-
-enum fault { FAULT_NONE, FAULT_META, FAULT_SYNC, FAULT_DATA_FULL };
-static enum fault fault;
-
-/* ---- making and ending ---- */
-
-static uint64_t rng_state;
-
-static uint64_t rng(void)
-{
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return rng_state;
-}
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-    snprintf(f->root, sizeof f->root, "/tmp/test_store.XXXXXX");
-    if (f == NULL || mkdtemp(f->root) == NULL) {
-        return -1;
-    }
-    snprintf(f->directory, sizeof f->directory, "%s/queue", f->root);
-    f->config = (struct store_config){
-        .directory = f->directory, .queue_bytes_max = 1024 * MIB, .readers_max = 8};
-    rng_state = 88172645463325252u;
-    fault = FAULT_NONE;
-    *state = f;
-    return 0;
-}
-
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
-{
-    (void)st;
-    (void)kind;
-    (void)ftw;
-    return remove(path);
-}
-
-static void queue_close(struct fixture *f)
-{
-    store_reader_free(&f->reader);
-    store_close(&f->store);
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    queue_close(f);
-    nftw(f->root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-    free(f);
-    return 0;
-}
-
-static enum err queue_try(struct fixture *f)
-{
-    enum err err = store_open(&f->store, &f->config, &f->report);
-    return err == ERR_OK ? store_reader_new(&f->reader, f->store) : err;
-}
-
-static void queue_open(struct fixture *f)
-{
-    enum err err = queue_try(f);
-    if (err != ERR_OK) {
-        print_error("%s\n", f->report.problem);
-    }
-    assert_int_equal(err, ERR_OK);
-}
-
-static void queue_reopen(struct fixture *f)
-{
-    queue_close(f);
-    queue_open(f);
-}
-
-static struct store_summary summary_of(struct fixture *f)
-{
-    struct store_summary summary;
-    store_summary(f->store, &summary);
-    return summary;
-}
-
-/* ---- records ---- */
-
-struct want {
-    enum message_state state;
-    const char *upstream;
-    uint64_t due_ms;
-    uint32_t recipients;
-    size_t text; /* bytes of reply text a recipient */
-    const char *subject;
-};
-
-static const struct want plain = {.state = MESSAGE_QUEUED, .upstream = "main", .due_ms = 1000};
-
-static uint8_t record_memory[3][RECORD_BYTES];
-
-static struct slice state_make(const struct want *want)
-{
-    static uint8_t text[RECORD_REPLY_TEXT_BYTES_MAX];
-    memset(text, 'x', sizeof text);
-    struct buf list;
-    struct buf state;
-    buf_init(&list, record_memory[0], RECORD_BYTES);
-    buf_init(&state, record_memory[1], RECORD_BYTES);
-    uint32_t recipients = want->recipients == 0 ? 1 : want->recipients;
-    for (uint32_t index = 0; index < recipients; index++) {
-        record_fate_put(&list, &(struct record_recipient){.state = want->state == MESSAGE_FAILED
-                                                                       ? RECIPIENT_FAILED
-                                                                       : RECIPIENT_QUEUED,
-                                                          .outcome = OUTCOME_NONE,
-                                                          .text = slice_of(text, want->text)});
-    }
-    struct slice upstream = slice_from_str(want->upstream);
-    record_state_put(&state, &(struct record_state){.state = want->state,
-                                                    .route = record_route(upstream),
-                                                    .due_ms = want->due_ms,
-                                                    .upstream = upstream,
-                                                    .recipient_count = recipients,
-                                                    .recipients = buf_slice(&list)});
-    assert_false(list.overflow || state.overflow);
-    return buf_slice(&state);
-}
-
-static struct slice envelope_make(const struct want *want, uint64_t bytes, uint32_t pieces)
-{
-    struct buf list;
-    struct buf envelope;
-    buf_init(&list, record_memory[0], RECORD_BYTES);
-    buf_init(&envelope, record_memory[2], RECORD_BYTES);
-    uint32_t recipients = want->recipients == 0 ? 1 : want->recipients;
-    for (uint32_t index = 0; index < recipients; index++) {
-        record_recipient_put(&list, SLICE("c@example.jp"));
-    }
-    record_envelope_put(&envelope,
-                        &(struct record_envelope){
-                            .arrived_ms = 1,
-                            .body_bytes = bytes,
-                            .chunk_count = pieces,
-                            .recipient_count = recipients,
-                            .client = SLICE("192.0.2.1"),
-                            .sender = SLICE("a@example.jp"),
-                            .subject = slice_from_str(want->subject == NULL ? "" : want->subject),
-                            .recipients = buf_slice(&list)});
-    assert_false(list.overflow || envelope.overflow);
-    return buf_slice(&envelope);
-}
-
-static struct msg_id id_of(uint64_t number)
-{
-    return msg_id_make(number, 7);
-}
-
-/* Eight bytes of a body: they depend on the id and on where they stand, and recur nowhere. */
-static uint64_t body_word(uint64_t number, uint64_t index)
-{
-    uint64_t word = (number << 40 | index) + 0x9e3779b97f4a7c15u;
-    word = (word ^ word >> 30) * 0xbf58476d1ce4e5b9u;
-    word = (word ^ word >> 27) * 0x94d049bb133111ebu;
-    return word ^ word >> 31;
-}
-
-static void body_fill(uint8_t *to, size_t len, uint64_t number, uint64_t offset)
-{
-    uint64_t word = body_word(number, offset / 8);
-    for (size_t index = 0; index < len; index++) {
-        uint64_t at = offset + index;
-        if (at % 8 == 0) {
-            word = body_word(number, at / 8);
-        }
-        to[index] = (uint8_t)(word >> 8 * (at % 8));
-    }
-}
-
-/* Appends all pieces; commits after each every-th when every is not 0. Returns how many. */
-static uint32_t body_append(struct fixture *f, uint64_t number, uint64_t bytes, uint32_t every)
-{
-    static _Thread_local uint8_t piece[BODY_CHUNK_BYTES_MAX];
-    struct msg_id id = id_of(number);
-    uint32_t pieces = 0;
-    for (uint64_t done = 0; done < bytes; pieces++) {
-        size_t len = (size_t)u64_min(store_piece_bytes(f->store), bytes - done);
-        body_fill(piece, len, number, done);
-        assert_int_equal(store_body_append(f->store, &id, pieces, slice_of(piece, len)), ERR_OK);
-        done += len;
-        if (every != 0 && pieces % every == every - 1) {
-            assert_int_equal(store_commit(f->store), ERR_OK);
-            assert_int_equal(store_begin(f->store), ERR_OK);
-        }
-    }
-    return pieces;
-}
-
-static void message_put(struct fixture *f, uint64_t number, uint64_t bytes, const struct want *want)
-{
-    struct msg_id id = id_of(number);
-    uint32_t pieces = body_append(f, number, bytes, 0);
-    struct slice state = state_make(want);
-    struct slice envelope = envelope_make(want, bytes, pieces);
-    assert_int_equal(store_message_add(f->store, &id, envelope, state), ERR_OK);
-}
-
-static void message_commit(struct fixture *f, uint64_t number, uint64_t bytes,
-                           const struct want *want)
-{
-    assert_int_equal(store_begin(f->store), ERR_OK);
-    message_put(f, number, bytes, want);
-    assert_int_equal(store_commit(f->store), ERR_OK);
-}
-
-static void message_drop(struct fixture *f, uint64_t number)
-{
-    struct msg_id id = id_of(number);
-    assert_int_equal(store_begin(f->store), ERR_OK);
-    assert_int_equal(store_message_remove(f->store, &id), ERR_OK);
-    assert_int_equal(store_commit(f->store), ERR_OK);
-}
-
-static enum err message_read(struct store_reader *reader, uint64_t number)
-{
-    static _Thread_local uint8_t memory[RECORD_BYTES];
-    struct buf to;
-    buf_init(&to, memory, sizeof memory);
-    struct msg_id id = id_of(number);
-    struct slice envelope;
-    struct slice state;
-    size_t needed;
-    enum err err = store_read_message(reader, &id, &to, &envelope, &state, &needed);
-    if (err == ERR_OK) {
-        struct record_envelope e;
-        struct record_state s;
-        assert_int_equal(record_envelope_get(envelope, &e), ERR_OK);
-        assert_int_equal(record_state_get(state, &s), ERR_OK);
-    }
-    return err;
-}
-
-/* Reads a whole body through a buffer of cap bytes. ERR_SYNTAX: it is not what was written. */
-static enum err body_read(struct store_reader *reader, uint64_t number, uint64_t bytes, size_t cap)
-{
-    static _Thread_local uint8_t memory[256 << 10];
-    static _Thread_local uint8_t expected[256 << 10];
-    struct msg_id id = id_of(number);
-    for (uint64_t offset = 0;;) {
-        struct buf to;
-        buf_init(&to, memory, cap);
-        enum err err = store_read_body(reader, &id, offset, &to);
-        if (err != ERR_OK) {
-            return err;
-        }
-        if (to.len == 0) {
-            return offset == bytes ? ERR_OK : ERR_SYNTAX;
-        }
-        body_fill(expected, to.len, number, offset);
-        if (offset + to.len > bytes || memcmp(expected, memory, to.len) != 0) {
-            return ERR_SYNTAX;
-        }
-        offset += to.len;
-    }
-}
-
-/* ---- the file, from outside ---- */
-
-static void file_path(const struct fixture *f, const char *name, char to[160])
-{
-    snprintf(to, 160, "%s/%s", f->directory, name);
-}
-
-static uint8_t *file_load(const struct fixture *f, size_t *out_len)
-{
-    char path[160];
-    file_path(f, "data.mdb", path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat st;
-    assert_true(fd >= 0 && fstat(fd, &st) == 0);
-    uint8_t *bytes = malloc((size_t)st.st_size);
-    assert_non_null(bytes);
-    assert_int_equal(pread(fd, bytes, (size_t)st.st_size, 0), st.st_size);
-    close(fd);
-    *out_len = (size_t)st.st_size;
-    return bytes;
-}
-
-/* Xors the byte at `at` of every place in the file where the pattern stands. */
-static size_t file_flip(const struct fixture *f, struct slice pattern, size_t at, uint8_t mask)
-{
-    char path[160];
-    file_path(f, "data.mdb", path);
-    size_t len;
-    uint8_t *bytes = file_load(f, &len);
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    assert_true(fd >= 0);
-    size_t found = 0;
-    for (size_t from = 0; from + pattern.len <= len; from++) {
-        const uint8_t *place = memmem(bytes + from, len - from, pattern.data, pattern.len);
-        if (place == NULL) {
-            break;
-        }
-        from = (size_t)(place - bytes);
-        uint8_t byte = (uint8_t)(bytes[from + at] ^ mask);
-        assert_int_equal(pwrite(fd, &byte, 1, (off_t)(from + at)), 1);
-        found++;
-    }
-    close(fd);
-    free(bytes);
-    return found;
-}
+#define MODEL_OPS 10000
+#define MODEL_IDS 200
 
 /* ---- opening ---- */
 
@@ -392,20 +48,6 @@ static void test_creation_that_was_cut_off_is_made_again(void **state)
     queue_open(f);
     struct stat st;
     assert_int_equal(stat(path, &st), -1);
-}
-
-/* Runs fn in a child; returns its exit status, or 128 + the signal. */
-static int in_child(void (*fn)(struct fixture *), struct fixture *f)
-{
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        fn(f);
-        _exit(0);
-    }
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 static void child_second_owner(struct fixture *f)
@@ -479,7 +121,7 @@ static void test_newer_version_is_refused(void **state)
     struct fixture *f = *state;
     queue_open(f);
     queue_close(f);
-    assert_true(file_flip(f, slice_of("tasukiQ\0\0\0\0\1", 12), 11, 1 ^ 2) > 0);
+    assert_true(file_flip(f, slice_of("tasukiQ\0\0\0\0\2", 12), 11, 2 ^ 3) > 0);
     assert_int_equal(queue_try(f), ERR_VERSION);
     assert_non_null(strstr(f->report.problem, "newer"));
     f->config.read_only = true;
@@ -491,7 +133,7 @@ static void test_damaged_format_is_refused(void **state)
     struct fixture *f = *state;
     queue_open(f);
     queue_close(f);
-    assert_true(file_flip(f, slice_of("tasukiQ\0\0\0\0\1", 12), 14, 0x40) > 0);
+    assert_true(file_flip(f, slice_of("tasukiQ\0\0\0\0\2", 12), 14, 0x40) > 0);
     assert_int_equal(queue_try(f), ERR_DAMAGED);
 }
 
@@ -753,7 +395,7 @@ static void test_nothing_is_seen_before_the_commit_nor_after_an_abort(void **sta
     message_commit(f, 1, 5000, &plain);
     assert_int_equal(store_begin(f->store), ERR_OK);
     struct msg_id id = id_of(1);
-    assert_int_equal(store_message_remove(f->store, &id), ERR_OK);
+    assert_int_equal(store_message_remove(f->store, &id, nothing), ERR_OK);
     assert_int_equal(message_read(f->reader, 1), ERR_OK);
     store_abort(f->store);
     assert_int_equal(body_read(f->reader, 1, 5000, 999), ERR_OK);
@@ -764,18 +406,18 @@ static void test_errors_of_writing(void **state)
     struct fixture *f = *state;
     queue_open(f);
     struct msg_id id = id_of(1);
-    uint8_t memory[RECORD_BYTES];
-    struct buf to;
-    buf_init(&to, memory, sizeof memory);
+    struct slice got;
     assert_int_equal(store_begin(f->store), ERR_OK);
     assert_int_equal(store_message_update(f->store, &id, state_make(&plain)), ERR_NOT_FOUND);
-    assert_int_equal(store_message_remove(f->store, &id), ERR_NOT_FOUND);
-    assert_int_equal(store_state_get(f->store, &id, &to), ERR_NOT_FOUND);
+    assert_int_equal(store_message_remove(f->store, &id, nothing), ERR_NOT_FOUND);
+    assert_int_equal(store_state_get(f->store, &id, &got), ERR_NOT_FOUND);
+    assert_int_equal(store_envelope_get(f->store, &id, &got), ERR_NOT_FOUND);
+    assert_int_equal(store_trail_get(f->store, &id, &got), ERR_NOT_FOUND);
     message_put(f, 1, 100, &plain); /* ERR_NOT_FOUND left the transaction as it was */
-    assert_int_equal(store_state_get(f->store, &id, &to), ERR_OK);
-    assert_true(slice_equal(buf_slice(&to), state_make(&plain)));
-    buf_init(&to, memory, 5);
-    assert_int_equal(store_state_get(f->store, &id, &to), ERR_LIMIT);
+    assert_int_equal(store_state_get(f->store, &id, &got), ERR_OK);
+    assert_true(slice_equal(got, state_make(&plain)));
+    assert_int_equal(store_envelope_get(f->store, &id, &got), ERR_OK);
+    assert_true(slice_equal(got, envelope_make(&plain, 100, 1)));
     assert_int_equal(store_commit(f->store), ERR_OK);
     assert_int_equal(store_begin(f->store), ERR_OK);
     assert_int_equal(
@@ -841,8 +483,7 @@ static int due_compare(const void *a, const void *b)
 {
     const struct store_due *x = a;
     const struct store_due *y = b;
-    return x->due_ms != y->due_ms ? (x->due_ms < y->due_ms ? -1 : 1)
-                                  : msg_id_compare(&x->id, &y->id);
+    return x->due_q != y->due_q ? (x->due_q < y->due_q ? -1 : 1) : msg_id_compare(&x->id, &y->id);
 }
 
 static void test_due_index_is_in_order_and_resumes(void **state)
@@ -861,11 +502,11 @@ static void test_due_index_is_in_order_and_resumes(void **state)
         size_t upstream = rng() % 3;
         struct want want = {.state = rng() % 4 == 0 ? MESSAGE_HELD : MESSAGE_QUEUED,
                             .upstream = upstreams[upstream],
-                            .due_ms = rng() % 40};
+                            .due_q = rng() % 40};
         message_put(f, number, 1, &want);
         if (want.state == MESSAGE_QUEUED) {
             model[upstream][counts[upstream]++] =
-                (struct store_due){.due_ms = want.due_ms, .id = id_of(number)};
+                (struct store_due){.due_q = want.due_q, .id = id_of(number)};
         }
     }
     assert_int_equal(store_commit(f->store), ERR_OK);
@@ -897,47 +538,192 @@ static void test_due_index_is_in_order_and_resumes(void **state)
 
 /* ---- counts, against a model ---- */
 
+#define MODEL_UPSTREAMS 3
+#define MODEL_DEVICES   90 /* more rows than one transaction gathers */
+#define MODEL_REASONS   4
+
 struct model_message {
     bool there;
-    enum message_state state;
+    bool past; /* in the history */
+    struct want want;
     uint64_t bytes;
-    uint64_t due_ms;
+    size_t history_bytes; /* of the value */
 };
+
+static const char *const model_upstreams[MODEL_UPSTREAMS] = {"main", "second", "third"};
+static char model_devices[MODEL_DEVICES][8];
+static const enum outcome model_reasons[MODEL_REASONS] = {OUTCOME_NONE, OUTCOME_DEFERRED,
+                                                          OUTCOME_REFUSED, OUTCOME_IN_DOUBT};
+
+struct model_rows {
+    const struct model_message *model;
+    enum store_count_kind kind;
+    uint64_t rows;
+    uint64_t sums[MESSAGE_STATE_COUNT];
+    struct slice last;
+    uint8_t last_memory[RECORD_DEVICE_BYTES_MAX];
+};
+
+static struct slice model_name(const struct want *want, enum store_count_kind kind)
+{
+    switch (kind) {
+    case STORE_COUNT_UPSTREAM:
+        return slice_from_str(want->upstream);
+    case STORE_COUNT_DEVICE:
+        return slice_from_str(want->device == NULL ? "" : want->device);
+    case STORE_COUNT_REASON:
+        break;
+    }
+    return slice_from_str(outcome_row(want->reason)->word);
+}
+
+/* One row of the store's, counted again over the whole model. */
+static bool model_row(void *ctx, struct slice name, const uint64_t counts[MESSAGE_STATE_COUNT])
+{
+    struct model_rows *rows = ctx;
+    uint64_t expected[MESSAGE_STATE_COUNT] = {0};
+    for (size_t index = 0; index < MODEL_IDS; index++) {
+        const struct model_message *m = &rows->model[index];
+        if (m->there && slice_equal(model_name(&m->want, rows->kind), name)) {
+            expected[m->want.state]++;
+        }
+    }
+    uint64_t all = 0;
+    for (size_t state = 0; state < MESSAGE_STATE_COUNT; state++) {
+        assert_int_equal(counts[state], expected[state]);
+        rows->sums[state] += counts[state];
+        all += counts[state];
+    }
+    assert_true(all > 0 && name.len > 0);
+    if (rows->rows++ > 0) { /* in the order of names */
+        size_t common = size_min(rows->last.len, name.len);
+        int order = memcmp(rows->last.data, name.data, common);
+        assert_true(order < 0 || (order == 0 && rows->last.len < name.len));
+    }
+    memcpy(rows->last_memory, name.data, name.len);
+    rows->last = slice_of(rows->last_memory, name.len);
+    return true;
+}
+
+/* In pieces of some rows each, as a page reads them. */
+static void model_rows_compare(struct fixture *f, const struct model_message *model)
+{
+    for (unsigned kind = 0; kind <= STORE_COUNT_REASON; kind++) {
+        struct model_rows rows = {.model = model, .kind = (enum store_count_kind)kind};
+        uint64_t expected[MESSAGE_STATE_COUNT] = {0};
+        enum err err = ERR_OK;
+        while (err == ERR_OK) {
+            err = store_read_counts(f->reader, rows.kind, rows.last, 1 + rng() % 20, model_row,
+                                    &rows);
+        }
+        assert_int_equal(err, ERR_NOT_FOUND);
+        for (size_t index = 0; index < MODEL_IDS; index++) {
+            if (model[index].there && model_name(&model[index].want, rows.kind).len > 0) {
+                expected[model[index].want.state]++;
+            }
+        }
+        assert_memory_equal(rows.sums, expected, sizeof expected);
+    }
+}
+
+/* Which route of the due index a message stands under; 0: none. */
+static uint32_t model_route(const struct want *want)
+{
+    switch (want->state) {
+    case MESSAGE_QUEUED:
+        return record_route(slice_from_str(want->upstream));
+    case MESSAGE_TRASHED:
+        return record_route(SLICE("#trash"));
+    case MESSAGE_FAILED:
+        return want->awaits_digest ? record_route(SLICE("#digest")) : 0;
+    case MESSAGE_HELD:
+    case MESSAGE_STATE_COUNT:
+        break;
+    }
+    return 0;
+}
+
+static void model_due_compare(struct fixture *f, const struct model_message *model)
+{
+    static const char *const names[] = {"main", "second", "third", "#trash", "#digest"};
+    static struct store_due dues[MODEL_IDS];
+    for (size_t at = 0; at < sizeof names / sizeof names[0]; at++) {
+        uint32_t route = record_route(slice_from_str(names[at]));
+        size_t expected = 0;
+        for (size_t index = 0; index < MODEL_IDS; index++) {
+            expected += model[index].there && model_route(&model[index].want) == route;
+        }
+        enum err err;
+        size_t count = store_due_after(f->store, route, NULL, dues, MODEL_IDS, &err);
+        assert_int_equal(err, ERR_OK);
+        assert_int_equal(count, expected);
+        for (size_t index = 0; index < count; index++) {
+            uint64_t number = msg_id_time_and_sequence(&dues[index].id);
+            assert_true(number >= 1 && number <= MODEL_IDS);
+            const struct model_message *m = &model[number - 1];
+            assert_true(m->there && model_route(&m->want) == route);
+            assert_int_equal(m->want.due_q, dues[index].due_q);
+            assert_int_equal(m->want.flow, dues[index].flow);
+            assert_int_equal(m->want.size_kib, dues[index].size_kib);
+        }
+    }
+}
 
 static void model_compare(struct fixture *f, const struct model_message *model)
 {
     struct store_summary summary = summary_of(f);
     uint64_t counts[MESSAGE_STATE_COUNT] = {0};
     uint64_t bytes = 0;
+    uint64_t past = 0;
+    uint64_t past_bytes = 0;
     for (size_t index = 0; index < MODEL_IDS; index++) {
         if (model[index].there) {
-            counts[model[index].state]++;
+            counts[model[index].want.state]++;
             bytes += model[index].bytes;
         }
+        past += model[index].past;
+        past_bytes += model[index].past ? model[index].history_bytes + 4 : 0;
     }
-    for (size_t index = 0; index < MESSAGE_STATE_COUNT; index++) {
-        assert_int_equal(summary.count_by_state[index], counts[index]);
-    }
+    assert_memory_equal(summary.count_by_state, counts, sizeof counts);
     assert_int_equal(summary.body_bytes, bytes);
-    static struct store_due dues[MODEL_IDS];
-    enum err err;
-    size_t count =
-        store_due_after(f->store, record_route(SLICE("main")), NULL, dues, MODEL_IDS, &err);
-    assert_int_equal(err, ERR_OK);
-    assert_int_equal(count, counts[MESSAGE_QUEUED]);
-    for (size_t index = 0; index < count; index++) {
-        uint64_t number = msg_id_time_and_sequence(&dues[index].id);
-        assert_true(number >= 1 && number <= MODEL_IDS && model[number - 1].there);
-        assert_int_equal(model[number - 1].due_ms, dues[index].due_ms);
+    assert_int_equal(summary.history_count, past);
+    assert_int_equal(summary.history_bytes, past_bytes);
+    model_due_compare(f, model);
+    model_rows_compare(f, model);
+}
+
+static struct want model_want(void)
+{
+    size_t device = rng() % (MODEL_DEVICES + 4);
+    return (struct want){.state = (enum message_state)(rng() % MESSAGE_STATE_COUNT),
+                         .upstream = model_upstreams[rng() % MODEL_UPSTREAMS],
+                         .device = device < MODEL_DEVICES ? model_devices[device] : NULL,
+                         .reason = model_reasons[rng() % MODEL_REASONS],
+                         .awaits_digest = rng() % 2 == 0,
+                         .due_q = rng() % 1000,
+                         .flow = (uint32_t)rng(),
+                         .size_kib = (uint32_t)rng(),
+                         .text = rng() % 512};
+}
+
+/* It leaves with a history or without one. */
+static void model_leave(struct fixture *f, struct model_message *message, uint64_t number)
+{
+    struct msg_id id = id_of(number);
+    message->there = false;
+    if (rng() % 2 == 0) {
+        assert_int_equal(store_message_remove(f->store, &id, nothing), ERR_OK);
+        return;
     }
+    struct slice history = history_make(&message->want, number, rng() % 5000);
+    assert_int_equal(store_message_remove(f->store, &id, history), ERR_OK);
+    message->past = true; /* in place of what an earlier one of that id left */
+    message->history_bytes = history.len;
 }
 
 static void model_step(struct fixture *f, struct model_message *message, uint64_t number)
 {
-    struct want want = {.state = (enum message_state)(rng() % MESSAGE_STATE_COUNT),
-                        .upstream = "main",
-                        .due_ms = rng() % 1000,
-                        .text = rng() % 512};
+    struct want want = model_want();
     struct msg_id id = id_of(number);
     if (!message->there) {
         uint64_t bytes = rng() % 10 == 0 ? rng() % 200000 : rng() % 3000;
@@ -946,14 +732,32 @@ static void model_step(struct fixture *f, struct model_message *message, uint64_
             assert_int_equal(store_body_discard(f->store, &id), ERR_OK);
         }
         message_put(f, number, bytes, &want);
-        *message = (struct model_message){true, want.state, bytes, want.due_ms};
+        message->there = true;
+        message->want = want;
+        message->bytes = bytes;
     } else if (rng() % 3 == 0) {
-        assert_int_equal(store_message_remove(f->store, &id), ERR_OK);
-        message->there = false;
+        model_leave(f, message, number);
     } else {
         assert_int_equal(store_message_update(f->store, &id, state_make(&want)), ERR_OK);
-        message->state = want.state;
-        message->due_ms = want.due_ms;
+        message->want = want;
+    }
+}
+
+static void model_records_compare(struct fixture *f, const struct model_message *model)
+{
+    for (uint64_t number = 1; number <= MODEL_IDS; number++) {
+        const struct model_message *message = &model[number - 1];
+        static uint8_t memory[RECORD_BYTES];
+        struct buf to;
+        size_t needed;
+        struct msg_id id = id_of(number);
+        assert_int_equal(message_read(f->reader, number), message->there ? ERR_OK : ERR_NOT_FOUND);
+        assert_int_equal(body_read(f->reader, number, message->bytes, 65536),
+                         message->there ? ERR_OK : ERR_NOT_FOUND);
+        buf_init(&to, memory, sizeof memory);
+        assert_int_equal(store_read_history(f->reader, &id, &to, &needed),
+                         message->past ? ERR_OK : ERR_NOT_FOUND);
+        assert_int_equal(to.len, message->past ? message->history_bytes : 0);
     }
 }
 
@@ -963,6 +767,9 @@ static void test_counts_are_exact_through_random_operations(void **state)
     static struct model_message model[MODEL_IDS];
     static struct model_message before[MODEL_IDS];
     memset(model, 0, sizeof model);
+    for (size_t index = 0; index < MODEL_DEVICES; index++) {
+        snprintf(model_devices[index], sizeof model_devices[index], "d%zu", index);
+    }
     queue_open(f);
     for (size_t op = 0; op < MODEL_OPS;) {
         memcpy(before, model, sizeof model);
@@ -982,12 +789,8 @@ static void test_counts_are_exact_through_random_operations(void **state)
         }
         model_compare(f, model);
     }
-    for (uint64_t number = 1; number <= MODEL_IDS; number++) {
-        const struct model_message *message = &model[number - 1];
-        assert_int_equal(message_read(f->reader, number), message->there ? ERR_OK : ERR_NOT_FOUND);
-        assert_int_equal(body_read(f->reader, number, message->bytes, 65536),
-                         message->there ? ERR_OK : ERR_NOT_FOUND);
-    }
+    model_records_compare(f, model);
+    queue_check(f, false);
 }
 
 /* ---- recovery ---- */
@@ -1070,11 +873,9 @@ static void test_damaged_records_are_found_and_the_rest_is_read(void **state)
     assert_int_equal(rows.count, 5);
     assert_int_equal(rows.damaged, 2);
     struct msg_id id = id_of(3);
-    uint8_t memory[4096];
-    struct buf to;
-    buf_init(&to, memory, sizeof memory);
+    struct slice got;
     assert_int_equal(store_begin(f->store), ERR_OK);
-    assert_int_equal(store_state_get(f->store, &id, &to), ERR_DAMAGED);
+    assert_int_equal(store_state_get(f->store, &id, &got), ERR_DAMAGED);
     struct want held = {.state = MESSAGE_HELD, .upstream = "main"};
     assert_int_equal(store_message_update(f->store, &id, state_make(&held)), ERR_OK);
     assert_int_equal(store_commit(f->store), ERR_OK);
@@ -1093,7 +894,7 @@ static void test_damaged_records_are_found_and_the_rest_is_read(void **state)
 static void test_removing_a_message_with_a_damaged_state_keeps_counts(void **state)
 {
     struct fixture *f = *state;
-    struct want want = {.state = MESSAGE_QUEUED, .upstream = "state-marker", .due_ms = 5};
+    struct want want = {.state = MESSAGE_QUEUED, .upstream = "state-marker", .due_q = 5};
     queue_open(f);
     message_commit(f, 1, 1000, &want);
     message_commit(f, 2, 500, &plain);
@@ -1113,11 +914,11 @@ static void test_removing_a_message_with_a_damaged_state_keeps_counts(void **sta
 static void test_damaged_index_is_made_anew(void **state)
 {
     struct fixture *f = *state;
-    struct want want = {.state = MESSAGE_QUEUED, .upstream = "main", .due_ms = 0x0123456789abcdef};
+    struct want want = {.state = MESSAGE_QUEUED, .upstream = "main", .due_q = 0x0123456789abcdef};
     struct msg_id id = id_of(2);
     uint8_t key[12 + MSG_ID_BYTES];
     be32_put(key, record_route(SLICE("main")));
-    be64_put(key + 4, want.due_ms);
+    be64_put(key + 4, want.due_q);
     memcpy(key + 12, id.bytes, MSG_ID_BYTES);
     queue_open(f);
     message_commit(f, 1, 10, &plain);
@@ -1134,7 +935,7 @@ static void test_damaged_index_is_made_anew(void **state)
         assert_int_equal(err, ERR_OK);
         assert_int_equal(store_due_after(f->store, routes[0], NULL, due, 4, &err), 2);
         assert_int_equal(err, ERR_OK);
-        assert_int_equal(due[1].due_ms, want.due_ms);
+        assert_int_equal(due[1].due_q, want.due_q);
         assert_int_equal(msg_id_compare(&due[1].id, &id), 0);
         queue_close(f);
     }
@@ -1241,7 +1042,7 @@ static void test_full_queue_takes_no_mail_but_every_outcome(void **state)
             number++;
             struct want want = {.state = MESSAGE_QUEUED,
                                 .upstream = "main",
-                                .due_ms = number,
+                                .due_q = number,
                                 .recipients = number % 16 == 0 ? 50 : 1};
             message_put(f, number, 2000, &want);
             added++;
@@ -1258,7 +1059,7 @@ static void test_full_queue_takes_no_mail_but_every_outcome(void **state)
     for (uint64_t at = 1; at <= number; at++) { /* each recipient with the longest words */
         struct want want = {.state = MESSAGE_QUEUED,
                             .upstream = "main",
-                            .due_ms = at + 100000,
+                            .due_q = at + 100000,
                             .recipients = at % 16 == 0 ? 50 : 1,
                             .text = RECORD_REPLY_TEXT_BYTES_MAX};
         struct msg_id id = id_of(at);
@@ -1484,42 +1285,4 @@ int main(void)
         CASE(test_too_many_readers_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
-}
-
-/*
- * ---- the disk ----
- *
- * These stand before libc's for everything in this process, LMDB too. Its two meta pages are the
- * first two of the file, and are written with pwrite.
- */
-
-ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at)
-{
-    if (fault == FAULT_META && at < 8192) {
-        errno = EIO;
-        return -1;
-    }
-    if (fault == FAULT_DATA_FULL && at >= 8192) {
-        errno = ENOSPC;
-        return -1;
-    }
-    return syscall(SYS_pwrite64, fd, bytes, len, at);
-}
-
-ssize_t writev(int fd, const struct iovec *parts, int count)
-{
-    if (fault == FAULT_DATA_FULL) {
-        errno = ENOSPC;
-        return -1;
-    }
-    return syscall(SYS_writev, fd, parts, count);
-}
-
-int fdatasync(int fd)
-{
-    if (fault == FAULT_SYNC) {
-        errno = EIO;
-        return -1;
-    }
-    return (int)syscall(SYS_fdatasync, fd);
 }
