@@ -9,8 +9,10 @@ was killed, what operators deleted, and what lay in the queue at the end:
   arrivals   key, id, recipients, digest, connected (its session), began (MAIL), at (just before
              the upstream's 250)
   kills      when
+  reports    id, original (the id it is about), recipients (that failed), connected, at
   deleted    id, at, sure (False: the command's answer was lost)
-  queue      id, state, recipients: [address, state]
+  queue      id, state, recipients: [address, state]; what is in the trash, too
+  history    id, end, recipients: [address, state]
 
 All times are of one monotonic clock, in seconds.
 """
@@ -23,7 +25,7 @@ from collections import Counter, defaultdict
 # first.
 IN_FLIGHT_S = 2.0
 
-TERMINAL = ("failed", "held")
+TERMINAL = ("held", "trashed")
 
 
 def never_wanted(message, recipient):
@@ -53,6 +55,11 @@ class Judge:
             for recipient in arrival["recipients"]:
                 self.arrived[recipient].append(arrival)
         self.queued = {row["id"]: row for row in books["queue"]}
+        self.past = {row["id"]: row for row in books["history"]}
+        self.told = defaultdict(list)
+        for report in sorted(books["reports"], key=lambda r: (r["connected"], r["at"])):
+            for recipient in report["recipients"]:
+                self.told[recipient].append(report)
         self.deleted = {}
         for row in books["deleted"]:
             known = self.deleted.get(row["id"])
@@ -71,10 +78,17 @@ class Judge:
             self.judge_arrival(arrival)
         for recipient, arrivals in self.arrived.items():
             self.judge_copies(recipient, arrivals)
+        for report in self.books["reports"]:
+            self.judge_report(report)
+        for recipient, reports in self.told.items():
+            self.judge_copies("the report about " + recipient, reports)
+        for identity in set(self.queued) & set(self.past):
+            self.wrong("%s: in the queue and in the history", identity)
         for row in self.books["queue"]:
             self.judge_row(row)
         self.tally["kills"] = len(self.books["kills"])
         self.tally["arrivals"] = len(self.books["arrivals"])
+        self.tally["reports"] = len(self.books["reports"])
         return self.tally, self.violations
 
     def judge_recipient(self, message, recipient):
@@ -82,20 +96,27 @@ class Judge:
         if message["outcome"] != "accepted":
             return
         self.tally["owed"] += 1
-        if recipient in self.arrived:
+        row = self.queued.get(message["id"]) or self.past.get(message["id"])
+        if row is None:
+            self.wrong("%s: LOST: answered 250 as %s, neither in the queue nor in the history",
+                       recipient, message["id"])
+            return
+        state = dict(row["recipients"]).get(recipient)
+        if state is None:
+            self.wrong("%s: %s is remembered without it", recipient, message["id"])
+        elif recipient in self.arrived:
             self.tally["delivered"] += 1
-        elif message["id"] in self.queued:
-            state = dict(self.queued[message["id"]]["recipients"]).get(recipient)
-            if state == "delivered":
-                self.wrong("%s: the queue says delivered, the upstream has no copy", recipient)
-            elif state is None:
-                self.wrong("%s: its message is in the queue without it", recipient)
-            else:
-                self.tally[self.queued[message["id"]]["state"]] += 1
+        elif state == "delivered":
+            self.wrong("%s: said to be delivered, the upstream has no copy", recipient)
+        elif recipient in self.told:
+            self.tally["reported"] += 1
         elif message["id"] in self.deleted:
             self.tally["deleted"] += 1
+        elif message["id"] in self.queued and row["state"] == "held":
+            self.tally["held"] += 1
         else:
-            self.wrong("%s: LOST: answered 250 as %s, nowhere now", recipient, message["id"])
+            self.wrong("%s: %s as %s, neither delivered, reported, held nor deleted", recipient,
+                       state, message["id"])
 
     def judge_arrival(self, arrival):
         message = self.by_key.get(arrival["key"])
@@ -120,6 +141,22 @@ class Judge:
             if never_wanted(message, recipient):
                 self.wrong("%s: the upstream took what it refuses: the rig is wrong", recipient)
 
+    def judge_report(self, report):
+        """A report is about a message that was taken, and about recipients that were refused."""
+        for recipient in report["recipients"]:
+            message = self.by_key.get(key_of(recipient))
+            if message is None or recipient not in message["recipients"]:
+                self.wrong("%s: reported, and nobody sent it", recipient)
+            elif message["outcome"] in ("refused", "left"):
+                self.wrong("%s: reported, but its client was told no", recipient)
+            elif message["id"] is not None and message["id"] != report["original"]:
+                self.wrong("%s: reported as of %s, was %s", recipient, report["original"],
+                           message["id"])
+            elif not never_wanted(message, recipient):
+                self.wrong("%s: reported as failed, though the upstream would take it", recipient)
+            elif recipient in self.arrived:
+                self.wrong("%s: delivered, and reported as failed", recipient)
+
     def judge_copies(self, recipient, arrivals):
         if len({a["id"] for a in arrivals}) > 1:
             self.wrong("%s: one message under %d ids", recipient, len({a["id"] for a in arrivals}))
@@ -142,13 +179,11 @@ class Judge:
         if message["outcome"] in ("refused", "left"):
             self.wrong("%s: in the queue, but its client was told no", row["id"])
         gone = self.deleted.get(row["id"])
-        if gone is not None and gone["sure"]:
+        if gone is not None and gone["sure"] and row["state"] != "trashed":
             self.wrong("%s: in the queue after it had been deleted", row["id"])
         for address, state in row["recipients"]:
             if state == "failed" and not never_wanted(message, address):
                 self.wrong("%s: failed, though the upstream would take it", address)
-            if row["state"] == "failed" and state == "queued":
-                self.wrong("%s: queued in a failed message", address)
 
 
 def balance(books):
@@ -164,6 +199,7 @@ def sole_delivery(books):
     accepted = {m["key"] for m in books["messages"] if m["outcome"] == "accepted"}
     copies = Counter(a["key"] for a in books["arrivals"])
     gone = {row["id"] for row in books["deleted"]} | {row["id"] for row in books["queue"]}
+    gone |= {report["original"] for report in books["reports"]}
     return next(index for index, a in enumerate(books["arrivals"])
                 if a["key"] in accepted and copies[a["key"]] == 1 and a["id"] not in gone)
 
@@ -195,5 +231,25 @@ def fake_undelete(books):
     books["kills"] = [k for k in books["kills"] if k > arrival["began"]]
 
 
-FAKES = {"drop": fake_drop, "damage": fake_damage, "ghost": fake_ghost, "twice": fake_twice,
+def fake_told_twice(books):
+    again = copy.deepcopy(books["reports"][0])
+    again["id"] = "another"
+    books["reports"].append(again)
+
+
+def fake_untold(books):
+    books["deleted"] = []
+    accepted = {m["id"] for m in books["messages"] if m["outcome"] == "accepted"}
+    report = next(r for r in books["reports"] if r["original"] in accepted)
+    books["reports"] = [r for r in books["reports"] if r["original"] != report["original"]]
+
+
+def fake_forgotten(books):
+    """The history has lost a message that was delivered."""
+    identity = books["arrivals"][sole_delivery(books)]["id"]
+    books["history"] = [row for row in books["history"] if row["id"] != identity]
+
+
+FAKES = {"told-twice": fake_told_twice, "untold": fake_untold, "forgotten": fake_forgotten,
+         "drop": fake_drop, "damage": fake_damage, "ghost": fake_ghost, "twice": fake_twice,
          "undelete": fake_undelete}

@@ -44,6 +44,9 @@ BAD_WORDS = ("this is a fault of tasukid", "event=store-damaged", "event=store-f
              "event=delivery-trouble", "AddressSanitizer", "ThreadSanitizer", "LeakSanitizer",
              "runtime error:")
 RECEIVED = re.compile(rb"Received: [^\r]*\r\n(?:[ \t][^\r]*\r\n)*")
+REPORT_ID = re.compile(rb"\r\nMessage-ID: <([0-9a-z]+)@")
+REPORT_ABOUT = re.compile(rb"by the number ([0-9a-z]+)\.")
+REPORT_FAILED = re.compile(rb"\r\nFinal-Recipient: rfc822; ([^\r]+)\r\nAction: failed\r\n")
 OUR_ID = re.compile(rb"\(tasuki\) with E?SMTP id ([0-9a-z]+)")
 
 CONFIG = """listen = 127.0.0.1:{port}
@@ -52,6 +55,7 @@ hostname = tasuki.test
 domain = test
 state = {directory}/queue
 run = {directory}
+report-rate = 100000
 retry-min = 200ms
 retry-max = 1s
 queue-max = 4G
@@ -80,7 +84,7 @@ class Upstream:
     (the first dot is answered by hanging up); recipient .late (451 twice), .no (550)."""
 
     def __init__(self, rng):
-        self.arrivals, self.seen = [], collections.Counter()
+        self.arrivals, self.reports, self.seen = [], [], collections.Counter()
         self.lock, self.rng = threading.Lock(), rng
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self.listener.getsockname()[1]
@@ -180,7 +184,18 @@ class UpstreamSession:
                 return b"".join(parts)
             parts.append(line[1:] if line.startswith(b".") else line)
 
+    def keep_report(self, content):
+        report = {"id": REPORT_ID.search(content).group(1).decode(),
+                  "original": REPORT_ABOUT.search(content).group(1).decode(),
+                  "recipients": [r.decode() for r in REPORT_FAILED.findall(content)],
+                  "connected": self.connected, "at": time.monotonic()}
+        with self.up.lock:
+            self.up.reports.append(report)
+
     def keep(self, key, content):
+        if self.sender == "":
+            self.keep_report(content)
+            return
         ours = RECEIVED.match(content)
         found = OUR_ID.search(ours.group()) if ours else None
         arrival = {"key": key, "id": found.group(1).decode() if found else "none",
@@ -344,9 +359,11 @@ class Operator(threading.Thread):
 
     def __init__(self, number, path, seed, clients):
         super().__init__(daemon=True)
-        self.path, self.clients = path, clients
+        self.path = path
         self.rng = random.Random(seed * 1000 + 500 + number)
         self.deleted, self.done, self.seen = [], collections.Counter(), 0
+        # Each has clients of its own: what one deletes no other brings back by a retry.
+        self.clients = clients[number::OPERATORS]
         self.over = threading.Event()
 
     def run(self):
@@ -355,7 +372,8 @@ class Operator(threading.Thread):
 
     def pick(self):
         sent = self.rng.choice(self.clients).messages[-8:]
-        return [m["id"] for m in sent if m["id"] is not None]
+        deleted = {row["id"] for row in self.deleted}
+        return [m["id"] for m in sent if m["id"] is not None and m["id"] not in deleted]
 
     def one(self):
         action = self.rng.choices(("hold", "release", "retry", "delete"), (5, 5, 5, 2))[0]
@@ -439,6 +457,14 @@ class Daemon:
         self.process.wait()
         return at if alive else None
 
+    def check_store(self):
+        """What tasukid itself finds wrong in the queue that a kill has left; "" when it is sound."""
+        done = subprocess.run(
+            [str(BUILD / "tasukid"), "--check-store", "-c", str(self.directory / "tasuki.conf")],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=PATIENCE_S * 3)
+        return "" if done.returncode == 0 else done.stdout.decode(errors="replace")[-800:]
+
     def stop(self):
         """The exit status of a stop in peace, or None when it does not end."""
         self.process.send_signal(signal.SIGTERM)
@@ -482,6 +508,9 @@ class Run:
                 number, self.daemon.process.returncode, self.daemon.log_since_start()[-800:]))
         else:
             self.kills.append(at)
+        found = self.daemon.check_store()
+        if found:
+            self.troubles.append("cycle %d: --check-store: %s" % (number, found))
 
     def stop_in_peace(self, number):
         """SIGTERM under the same load: exit 0, and no copy too many is owed to it."""
@@ -523,10 +552,10 @@ class Run:
                 return
             time.sleep(0.05)
 
-    def queue_rows(self):
+    def rows(self, command, words=""):
         cursor = None
         while True:
-            page = ask(self.daemon.socket, "queue", limit=1000,
+            page = ask(self.daemon.socket, command, limit=1000, filter=words,
                        **({"cursor": cursor} if cursor else {}))
             yield from page["messages"]
             cursor = page["cursor"]
@@ -534,14 +563,19 @@ class Run:
                 return
 
     def books(self):
-        queue = []
-        for row in self.queue_rows():
+        def whole(row):
             shown = ask(self.daemon.socket, "show", id=row["id"])
-            queue.append({"id": row["id"], "state": row["state"],
-                          "recipients": [[r["to"], r["state"]] for r in shown["recipients"]]})
+            return {"id": row["id"], "state": row["state"], "end": row.get("end"),
+                    "recipients": [[r["to"], r["state"]] for r in shown["recipients"]]}
+
+        queue = [whole(row) for words in ("", "state:trashed")
+                 for row in self.rows("queue", words)]
+        # Reports are judged by what arrived of them.
+        history = [whole(row) for row in self.rows("history", "-from:<>")]
         with self.upstream.lock:
-            arrivals = list(self.upstream.arrivals)
+            arrivals, reports = list(self.upstream.arrivals), list(self.upstream.reports)
         return {"messages": [m for c in self.clients for m in c.messages], "arrivals": arrivals,
+                "reports": reports, "history": history,
                 "kills": self.kills, "deleted": [d for o in self.operators for d in o.deleted],
                 "queue": queue, "edited": sum((o.done for o in self.operators),
                                               collections.Counter())}
@@ -569,10 +603,10 @@ def print_books(books, troubles):
           "%d left before the dot, %d unknown" % (
               tally["kills"], len(books["messages"]), tally["accepted"], sizes / (1 << 20),
               tally["refused"], tally["left"], tally["unknown"]))
-    print("owed to %d recipients: %d delivered, %d failed, %d held, %d deleted" % (
-        tally["owed"], tally["delivered"], tally["failed"], tally["held"], tally["deleted"]))
-    print("transactions upstream %d; copies too many %d, of which a kill explains %d" % (
-        tally["arrivals"], tally["duplicates"], tally["duplicates explained by a kill"]))
+    print("owed to %d recipients: %d delivered, %d reported, %d held, %d deleted" % (
+        tally["owed"], tally["delivered"], tally["reported"], tally["held"], tally["deleted"]))
+    print("transactions upstream %d, and %d reports; copies too many %d, of which a kill explains %d" % (
+        tally["arrivals"], tally["reports"], tally["duplicates"], tally["duplicates explained by a kill"]))
     print("edited: %s" % ", ".join("%s %d" % row for row in sorted(books["edited"].items())))
     for text in (troubles + violations)[:40]:
         print("WRONG: " + text)
