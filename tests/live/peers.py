@@ -349,7 +349,8 @@ class ScriptedUpstream:
     """An SMTP server with faults. `faults` maps a stage to CLOSE, RESET, STALL or the reply to give
     instead (bytes, without CRLF); it can be changed while clients are connected. Stages: greeting,
     EHLO, STARTTLS, secured, AUTH, MAIL, RCPT, DATA, content, dot, QUIT. `recipients` maps an
-    address to its reply. `script`, when set, is what happens instead of all that: steps as tuples
+    address to its reply, `senders` likewise (`""` is the null sender). `offers` are further lines of
+    the answer to EHLO. `script`, when set, is what happens instead of all that: steps as tuples
     ("reply", bytes), ("expect", bytes), ("content",), ("tls",), ("close",), ("stall",).
     """
 
@@ -359,6 +360,7 @@ class ScriptedUpstream:
         self.faults, self.recipients, self.script = {}, {}, None
         self.messages, self.commands, self.sessions = [], [], 0
         self.mechanisms = b"PLAIN"  # offered
+        self.offers, self.senders = [], {}
         self.stalled = threading.Event()
         self.over = threading.Event()
         self.lock = threading.Lock()
@@ -470,7 +472,7 @@ class Dialogue:
         raise EOFError
 
     def on_ehlo(self, line):
-        offers = [b"scripted.test", b"SIZE 52428800", b"8BITMIME", b"PIPELINING"]
+        offers = [b"scripted.test", b"SIZE 52428800", b"8BITMIME", b"PIPELINING", *self.up.offers]
         if self.up.starttls and not self.secured:
             offers.append(b"STARTTLS")
         elif self.up.login:
@@ -493,8 +495,9 @@ class Dialogue:
 
     def on_mail(self, line):
         self.recipients = []
-        self.mailing = self.answer("MAIL", b"250 2.1.0 ok")
         self.sender = path_of(line)
+        reply = self.up.senders.get(self.sender, b"250 2.1.0 ok")
+        self.mailing = self.answer("MAIL", reply) and reply.startswith(b"25")
 
     def on_rcpt(self, line):
         path = path_of(line)
