@@ -76,6 +76,7 @@ enum ctl_exit ctl_backup_run(struct ctl *c)
                      err == ERR_PERMISSION ? "sudo tasukictl backup FILE"
                      : err == ERR_FULL     ? "df -h; choose a file on another disk"
                      : err == ERR_DAMAGED  ? "tasukid --check-store says what is wrong"
+                     : err == ERR_EXISTS   ? "tasukictl backup ANOTHER-FILE"
                                            : "");
     return ctl_say_problem(c, &problem);
 }

@@ -491,6 +491,7 @@ json_t *ctl_offline_counts_by(struct ctl_offline *o, const char *by, struct ctl_
     if (kind == 3) {
         ctl_problem_set(problem, CTL_EXIT_USAGE, wire_error_word(WIRE_ERROR_BAD_REQUEST),
                         "--by takes reason, device or upstream, not \"%.64s\"", by);
+        ctl_problem_hint(problem, "%s", "tasukictl queue --by reason");
         return NULL;
     }
     json_t *rows = json_array();

@@ -168,6 +168,10 @@ static void print_moves(const struct ctl *c, const json_t *row, uint64_t now_ms)
         ctl_table_cell(t, b.len > 0 ? buf_slice(&b) : SLICE("-"), CTL_PLAIN);
     }
     ctl_table_end(&t);
+    if (ctl_json_u64(row, "moves_left_out") > 0) {
+        printf("and %llu more between the first of these and the latest\n",
+               (unsigned long long)ctl_json_u64(row, "moves_left_out"));
+    }
 }
 
 static void say_left(const struct ctl *c, const json_t *row, uint64_t now_ms)

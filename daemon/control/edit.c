@@ -266,7 +266,12 @@ static void note_skipped(struct control_edit *e, const struct msg_id *id, enum e
 
 static void log_edited(const struct connection *n)
 {
-    static const char *const words[FLOW_EDIT_ACTION_COUNT] = {"retry", "hold", "release", "delete"};
+    static const char *const words[] = {
+        [FLOW_EDIT_RETRY] = "retry",       [FLOW_EDIT_HOLD] = "hold",
+        [FLOW_EDIT_RELEASE] = "release",   [FLOW_EDIT_DELETE] = "delete",
+        [FLOW_EDIT_UNDELETE] = "undelete", [FLOW_EDIT_BOUNCE] = "bounce",
+    };
+    _Static_assert(sizeof words / sizeof words[0] == FLOW_EDIT_ACTION_COUNT, "each has a word");
     struct log_line line;
     event_begin(&line, n->c->with.log, EVENT_EDITED);
     log_put_word(&line, "action", words[n->edit->flow.action]);

@@ -188,6 +188,8 @@ void job_done(struct session *s, const struct smtp_client_event *event);
 void job_lost(struct session *s, const struct smtp_client_event *event);
 /* Gives back what was not begun. */
 void jobs_return_waiting(struct session *s);
+/* At the end: all that is still in hand. */
+void jobs_return_all(struct session *s);
 void jobs_free(struct session *s);
 
 /* Its body cannot be read (job->damaged: never): what is left of the group has its result. */

@@ -146,6 +146,33 @@ void jobs_return_waiting(struct session *s)
     s->waiting_last = NULL;
 }
 
+/* The one that has been in hand for longest, of those that are pending; NULL when none is. */
+static struct delivery_job *oldest_pending(struct session *s)
+{
+    struct delivery_job *oldest = NULL;
+    for (size_t index = 0; s->job_count > 0 && index < DELIVERY_WINDOW; index++) {
+        struct delivery_job *j = &s->jobs[index];
+        if (j->state == DELIVERY_JOB_PENDING && (oldest == NULL || j->order < oldest->order)) {
+            oldest = j;
+        }
+    }
+    return oldest;
+}
+
+/* The connection is over. What is in the machine's window was told LOST before. */
+void jobs_return_all(struct session *s)
+{
+    for (struct delivery_job *j = oldest_pending(s); j != NULL; j = oldest_pending(s)) {
+        if (j->job->result_count == 0) {
+            give_back_untried(s, j);
+        } else {
+            give_back(s, j);
+        }
+    }
+    jobs_return_waiting(s);
+    CHECK(s->job_count == 0);
+}
+
 void jobs_free(struct session *s)
 {
     CHECK(s->job_count == 0);
@@ -325,19 +352,6 @@ static void begin_group(struct session *s, struct delivery_job *j)
                  SLICE("the upstream does not offer SMTPUTF8"));
     }
     go_on(s, j);
-}
-
-/* The one that has been in hand for longest, of those that are pending; NULL when none is. */
-static struct delivery_job *oldest_pending(struct session *s)
-{
-    struct delivery_job *oldest = NULL;
-    for (size_t index = 0; s->job_count > 0 && index < DELIVERY_WINDOW; index++) {
-        struct delivery_job *j = &s->jobs[index];
-        if (j->state == DELIVERY_JOB_PENDING && (oldest == NULL || j->order < oldest->order)) {
-            oldest = j;
-        }
-    }
-    return oldest;
 }
 
 /* Takes the first waiting job in hand. NULL: there was none, or it went back at once. */

@@ -187,8 +187,7 @@ static void end_when_done(struct session *s)
     if (s->state != SESSION_CLOSED || s->lookup_away || login_end(s)) {
         return;
     }
-    jobs_return_waiting(s);
-    CHECK(s->job_count == 0);
+    jobs_return_all(s);
     delivery_flush(s->d); /* every job before DOWN */
     if (s->link != NULL) {
         tell_link_down(s);

@@ -81,8 +81,8 @@ struct flow_link {
     uint16_t upstream;              /* index in struct config */
     uint16_t worker;
     bool probe;                /* the upstream is marked: this connection goes ahead to see */
-    uint8_t pipeline_max; /* OPEN: the deepest pipelining to use: 0 what the configuration says; 1 off,
-                             2 safe, 3 stream */
+    uint8_t pipeline_max;      /* OPEN: the deepest pipelining to use: 1 off, 2 safe, 3 stream; 0:
+                                  what the configuration says */
     void *session;             /* the worker's */
     uint32_t window;           /* UP: how many jobs it wants at once, >= 1 */
     enum outcome down_outcome; /* DOWN: why; NONE when it was idle, old or asked to close */
@@ -139,7 +139,7 @@ struct flow_job {
     uint8_t text_memory[FLOW_JOB_TEXT_BYTES];
     uint64_t connection;  /* number of the connection, unique in this process; 0: there was none */
     uint32_t duration_ms; /* from the first word about it to the last answer */
-    uint64_t was_sent_ms; /* wall clock: when the end of its content was given away; 0: it was not */
+    uint64_t was_sent_ms; /* wall clock: when the end of its content was given away; 0: never */
     bool dsn_passed;      /* the upstream announced DSN: it reports by itself. RFC 3461 5.2 */
     struct buf dialogue;  /* over dialogue_memory: what was said about it, "C: ...\n", "S: ...\n",
                              "-- ...\n"; secrets masked, content left out */
@@ -236,7 +236,7 @@ struct flow_upstream_status {
     uint64_t throttled_until_ms; /* it asked for less: no new job before; 0: it did not */
     bool rate_limited;           /* a rate is set */
     uint32_t rate_room;          /* messages that may go now within the rates */
-    uint64_t rate_next_ms;       /* rate_room == 0: when there is some again; 0: when jobs come back */
+    uint64_t rate_next_ms;       /* rate_room == 0: when there is some; 0: when jobs come back */
     uint64_t outage_ms;          /* how long it has been marked, in all */
     uint64_t forecast_ms;        /* when what waits will have left; 0: unknown, or nothing waits */
 };

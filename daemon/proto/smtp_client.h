@@ -136,9 +136,9 @@ enum smtp_client_event_type {
                                     be asked): tag, index, stage (MAIL, RCPT, DATA, CONTENT), reply.
                                     Accepted ones are told by DONE */
     SMTP_CLIENT_EVENT_CONTENT,   /* told: the content of tag is wanted; see wants_content */
-    SMTP_CLIENT_EVENT_DONE,      /* told: the message is over. accepted_count recipients share reply
-                                    (that of the end of its data; code 0 when no recipient was left to
-                                    share it) */
+    SMTP_CLIENT_EVENT_DONE, /* told: the message is over. accepted_count recipients share reply,
+                               that of the end of its data; code 0 when nobody was left to share
+                               it */
     SMTP_CLIENT_EVENT_LOST, /* told, before FAILED, once for each message that was begun and is not
                                over: every recipient of tag not told yet shares this. stage END:
                                in doubt. behind: the failure is not about this message, others

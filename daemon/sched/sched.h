@@ -203,8 +203,8 @@ int sched_item_compare(const struct sched_item *a, const struct sched_item *b);
 /*
  * A message became due at item->due_ms: new, deferred, released, or given back untried. It stands
  * in the due index already, and is not leased. One that is known already, with whatever due time,
- * is this one. Beyond the horizon it is taken among the late arrivals when its sender has few in
- * memory, or else waits on disk.
+ * is this one. Beyond the horizon it is taken among the late arrivals when it is due (by the latest
+ * clock heard of) and its sender has few in memory; or else it waits on disk.
  */
 void sched_add(struct sched_upstream *s, const struct sched_item *item);
 

@@ -29,15 +29,19 @@ _tasukictl_filter() {
     local word=$1
     case $word in
     state:*)
-        COMPREPLY=($(compgen -W "queued held failed" -- "${word#state:}"))
+        COMPREPLY=($(compgen -W "queued sending deferred in-doubt held failed delivered trashed" -- \
+            "${word#state:}"))
+        ;;
+    end:*)
+        COMPREPLY=($(compgen -W "delivered reported deleted discarded" -- "${word#end:}"))
         ;;
     [a-z]*:*)
         COMPREPLY=()
         ;;
     *)
         compopt -o nospace 2>/dev/null
-        _tasukictl_reply "$(printf '%s:\n' from to subject client upstream device state reason id \
-            older newer larger smaller)" "$word"
+        _tasukictl_reply "$(printf '%s:\n' from to subject client upstream device state end reason \
+            id older newer larger smaller)" "$word"
         ;;
     esac
 }
@@ -59,7 +63,9 @@ _tasukictl() {
     COMPREPLY=()
     for ((index = 1; index < COMP_CWORD; index++)); do
         case ${COMP_WORDS[index]} in
-        -c | --config | --socket | --timeout | --limit | --to | --from) ((index++)) ;;
+        -c | --config | --socket | --timeout | --limit | --to | --from | --by | --reason)
+            ((index++))
+            ;;
         -*) ;;
         *) command+=("${COMP_WORDS[index]}") ;;
         esac
@@ -69,7 +75,11 @@ _tasukictl() {
         COMPREPLY=($(compgen -f -- "$word"))
         return
         ;;
-    --timeout | --limit | --to | --from) return ;;
+    --by)
+        COMPREPLY=($(compgen -W "reason device upstream" -- "$word"))
+        return
+        ;;
+    --timeout | --limit | --to | --from | --reason) return ;;
     esac
     if [[ $word == --* ]]; then
         _tasukictl_reply "$(_tasukictl_options "${command[@]:0:2}")" "$word"
@@ -82,19 +92,19 @@ _tasukictl() {
     config | "help config")
         _tasukictl_reply "$(_tasukictl_commands | sed -n 's/^config //p')" "$word"
         ;;
-    "config check") COMPREPLY=($(compgen -f -- "$word")) ;;
+    "config check" | backup) COMPREPLY=($(compgen -f -- "$word")) ;;
     "config explain")
         _tasukictl_reply "$(tasukictl config explain --json | _tasukictl_member key | sort -u)" "$word"
         ;;
-    show) _tasukictl_reply "$(_tasukictl_ids)" "$word" ;;
-    retry* | hold* | release* | delete*)
+    show | why) _tasukictl_reply "$(_tasukictl_ids)" "$word" ;;
+    retry* | hold* | release* | delete* | undelete* | bounce*)
         if [[ $word == 0* ]]; then
             _tasukictl_reply "$(_tasukictl_ids)" "$word"
         else
             _tasukictl_filter "$word"
         fi
         ;;
-    queue*) _tasukictl_filter "$word" ;;
+    queue* | history*) _tasukictl_filter "$word" ;;
     esac
 }
 

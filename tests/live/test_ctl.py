@@ -538,7 +538,7 @@ def test_show_of_no_message(daemon):
 
 # ---- retry, hold, release, delete ----
 
-VERBS = ["retry", "hold", "release", "delete"]
+VERBS = ["retry", "hold", "release", "delete", "undelete", "bounce"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -644,6 +644,87 @@ def test_edit_filter_that_is_too_long(daemon):
     daemon.answers["delete"] = edit_answer()
     assert_explains(ask(daemon, "delete", "--yes", "from:" + "x" * 70_000), 64,
                     "more than one request can hold")
+
+
+def test_edit_passes_the_reason_on(daemon):
+    daemon.answers["bounce"] = edit_answer()
+    assert ask(daemon, "bounce", "06h0", "--reason", "too old").code == 0
+    assert daemon.asked("bounce") == [{"ids": ["06h0"], "dry_run": False, "reason": "too old"}]
+
+
+# ---- history, why, transcript, counts, backup, compact ----
+
+
+def past_row(number=0, **more):
+    return row(number, **{"in": "history", "end": "delivered", "left_ms": NOW_MS - 2 * MINUTE_MS,
+                          "state": "delivered", "due_ms": 0, **more})
+
+
+def test_history(daemon):
+    daemon.answers["history"] = {"schema": 1, "cursor": None, "scanned": 2, "messages": [
+        past_row(0), past_row(1, end="reported", state="failed")]}
+    done = ask(daemon, "history", "end:reported", "--limit", "7")
+    assert done.code == 0
+    assert done.lines()[0].split() == ["ID", "LEFT", "SIZE", "END", "FROM", "TO", "REASON",
+                                       "SUBJECT"]
+    assert "2 min" in done.lines()[1] and "delivered" in done.lines()[1]
+    assert "reported" in done.lines()[2]
+    assert daemon.asked("history") == [{"filter": "end:reported", "limit": 7}]
+    rows = ask(daemon, "history", "--json").json_lines()
+    assert [r["end"] for r in rows] == ["delivered", "reported"]
+    assert_fits(run_on_terminal("--socket", daemon.path, "history"), 80)
+    daemon.answers["history"] = pages(0)
+    assert ask(daemon, "history").out == "The history is empty.\n"
+    assert ask(daemon, "history", "x").out == "No message matches.\n"
+
+
+def test_why(daemon):
+    answer = {"schema": 1, "id": row()["id"], "in": "queue", "state": "deferred",
+              "sentence": "It waits: the upstream " + ESC + "[31m asks.", "hint": "Wait.",
+              "facts": ["3 min ago: deferred by main: " + "451 4.3.0 later " * 20]}
+    daemon.answers["why"] = answer
+    done = ask(daemon, "why", "06h0")
+    assert done.code == 0
+    assert done.lines()[0] == r"It waits: the upstream \x1b[31m asks."
+    assert "  3 min ago: deferred by main" in done.out and "Wait." in done.out
+    assert_no_colours(done.out)
+    assert_fits(run_on_terminal("--socket", daemon.path, "why", "06h0"), 80)
+    assert json.loads(ask(daemon, "why", "06h0", "--json").out) == answer
+    daemon.answers["why"] = refusal("not-found", "no message begins so", "tasukictl queue")
+    assert_explains(ask(daemon, "why", "06h0"), 66, "no message begins so")
+
+
+def test_show_transcript(daemon):
+    answer = {"schema": 1, "id": row()["id"], "lines": ["C: EHLO x", "S: 250 " + ESC + "[31m"]}
+    daemon.answers["transcript"] = answer
+    done = ask(daemon, "show", "--transcript", "06h0")
+    assert (done.code, done.out) == (0, "C: EHLO x\nS: 250 \\x1b[31m\n")
+    assert json.loads(ask(daemon, "show", "--transcript", "06h0", "--json").out) == answer
+    daemon.answers["transcript"] = dict(answer, lines=[])
+    assert "Nothing has been said" in ask(daemon, "show", "--transcript", "06h0").out
+    daemon.answers["transcript"] = refusal("not-permitted", "only root may", "try it with sudo")
+    assert_explains(ask(daemon, "show", "--transcript", "06h0"), 77, "only root may")
+
+
+def test_counts(daemon):
+    rows = [{"name": "mailbox-full", "sentence": "the recipient's mailbox is full", "queued": 12,
+             "held": 1, "failed": 0, "trashed": 3}]
+    daemon.answers["counts"] = {"schema": 1, "by": "reason", "rows": rows, "after": None}
+    done = ask(daemon, "queue", "--by", "reason")
+    assert done.lines()[0].split() == ["NAME", "QUEUED", "HELD", "FAILED", "TRASHED", "MEANING"]
+    assert done.lines()[1].split()[:5] == ["mailbox-full", "12", "1", "0", "3"]
+    assert json.loads(ask(daemon, "queue", "--by", "reason", "--json").out)["rows"] == rows
+    assert_fits(run_on_terminal("--socket", daemon.path, "queue", "--by", "reason"), 80)
+    for words in (["from:x"], ["--limit", "3"]):
+        assert_explains(ask(daemon, "queue", "--by", "reason", *words), 64, "counts all messages")
+
+
+def test_compact(daemon):
+    daemon.answers["compact"] = {"schema": 1, "before_bytes": 8 << 20, "after_bytes": 1 << 20}
+    done = ask(daemon, "compact")
+    assert (done.code, done.out) == (0, "The queue's file has 1M now; it had 8M.\n")
+    daemon.answers["compact"] = refusal("busy", "another program is reading", "wait")
+    assert_explains(ask(daemon, "compact"), 1, "another program is reading")
 
 
 # ---- test ----
@@ -899,7 +980,10 @@ def test_socket_of_the_environment_and_of_the_configuration(daemon, place):
     (["--timeout", "x"], "from 1"), (["--json=1"], "takes no value"),
     (["queue", "--limit", "-1"], "from 1"), (["06h0"], "tasukictl show 06h0"),
     (["help", "quue"], 'did you mean "queue"?'), (["-x"], "unknown option"),
-    (["qu" + ESC + "[31m"], r"qu\x1b[31m"),
+    (["qu" + ESC + "[31m"], r"qu\x1b[31m"), (["why"], "tasukictl why ID"),
+    (["backup"], "tasukictl backup FILE"), (["compact", "x"], "one word too many"),
+    (["history", "--by", "reason"], "takes no --by"), (["why", "0", "--transcript"], "takes no"),
+    (["queue", "--reason", "x"], "takes no --reason"),
 ])
 def test_usage(args, words):
     assert_explains(run(*args), 64, words)
@@ -1072,6 +1156,29 @@ def test_offline_show(offline):
         assert run("-c", config, "show", prefix).code == code
 
 
+def test_offline_why_and_transcript(offline):
+    config, ids = offline
+    done = run("-c", config, "why", ids[2])
+    assert done.code == 0
+    assert r"It has failed for good" in done.out and r"550 no \x1b[31m such user" in done.out
+    assert json.loads(run("-c", config, "why", ids[1], "--json").out)["state"] == "held"
+    done = run("-c", config, "show", "--transcript", ids[0])
+    assert done.code == 0 and "Nothing has been said" in done.out
+
+
+def test_offline_history_and_counts(offline):
+    config, _ = offline
+    done = run("-c", config, "history")
+    assert (done.code, done.out) == (0, "The history is empty.\n")
+    counts = json.loads(run("-c", config, "queue", "--by", "upstream", "--json").out)
+    assert [(r["name"], r["queued"], r["held"], r["failed"]) for r in counts["rows"]] == \
+        [("main", 667, 667, 666)]
+    done = run("-c", config, "queue", "--by", "reason")
+    assert done.code == 0 and "the upstream refuses it for good" in done.out
+    wrong = run("-c", config, "queue", "--by", "colour")
+    assert wrong.code == 64 and "reason, device or upstream" in wrong.err
+
+
 def test_offline_config_show(offline):
     config, _ = offline
     done = run("-c", config, "config", "show")
@@ -1101,10 +1208,10 @@ def test_offline_without_a_queue(place):
 def test_offline_root_leaves_no_file_of_its_own(offline, place):
     config, _ = offline
     os.chmod(place, 0o755)
-    for name in ("", "data.mdb", "lock.mdb", "owner.lock"):
-        if os.path.exists(os.path.join(place, "queue", name)):
-            os.chown(os.path.join(place, "queue", name), 65534, 65534)
-    Path(place, "queue/lock.mdb").unlink(missing_ok=True)
+    for name in ("lock.mdb", "swap.lock"):
+        Path(place, "queue", name).unlink(missing_ok=True)
+    for path in [Path(place, "queue"), *Path(place, "queue").iterdir()]:
+        os.chown(path, 65534, 65534)
     assert run("-c", config, "queue", "--limit", "1").code == 0
     assert {p.stat().st_uid for p in Path(place, "queue").iterdir()} == {65534}
 
@@ -1186,5 +1293,10 @@ def test_completion():
     for known in run("help", "--json").json_lines():
         assert set(complete("tasukictl %s --" % known["command"])) == set(known["options"])
     assert complete("tasukictl queue sta") == ["state:"]
-    assert set(complete("tasukictl queue state:")) == {"queued", "held", "failed"}
+    words = re.findall(r'^X\(\w+, "([\w-]+)"', (ROOT / "schema/lifecycle.def").read_text(), re.M)
+    assert set(complete("tasukictl queue state:")) == set(words)
+    assert set(complete("tasukictl history end:")) == {"delivered", "reported", "deleted",
+                                                       "discarded"}
+    assert set(complete("tasukictl queue --by ")) == {"reason", "device", "upstream"}
+    assert complete("tasukictl undelete --reason x sta") == ["state:"]
     assert complete("tasukictl config explain giv") == ["give-up"]

@@ -1,9 +1,10 @@
 """The status page in a real browser, against a scripted daemon.
 
+    npm install --prefix tests/live
     /usr/bin/python3 -m pytest tests/live/test_page.py
 
-Skipped where node or Chromium are missing. CHROMIUM names another browser, TASUKI_SCREENS another
-folder for the pictures of the page than build/screens.
+Skipped where node, Chromium or playwright-core are missing. NODE_PATH may name another folder with
+playwright-core, CHROMIUM another browser. Pictures of the page go to build/screens.
 """
 
 import json
@@ -30,7 +31,9 @@ def why_not():
         return "node is not installed"
     if not os.access(CHROMIUM, os.X_OK):
         return f"there is no {CHROMIUM}"
-    return ""
+    found = subprocess.run(["node", "-e", 'require("playwright-core")'], cwd=LIVE,
+                           capture_output=True, timeout=PATIENCE_S, check=False)
+    return "" if found.returncode == 0 else "no playwright-core: npm install --prefix tests/live"
 
 
 class Browser:
@@ -136,7 +139,7 @@ BUSY = [
         state="deferred"),
     row(4, subject="見積書の送付について", state="sending", to=["tanaka@example.co.jp"],
         recipient_count=1, arrived_ms=NOW_MS - 20_000, reason="none", attempts=1),
-    row(5, subject="", reason="none", attempts=0, to=["root@example.jp"], recipient_count=1,
+    row(5, state="queued", subject="", reason="none", attempts=0, to=["root@example.jp"], recipient_count=1,
         arrived_ms=NOW_MS - 5_000, due_ms=NOW_MS - 1, client="127.0.0.1",
         **{"from": "cron@nas.example.jp"}),
 ]

@@ -17,8 +17,9 @@ import time
 import pytest
 
 import web_rig
-from web_rig import (HANG, HOSTILE, PATIENCE_S, ROOT, FakeDaemon, Raw, Trickle, Web, pages, refusal,
-                     row, show_answer, status_answer)
+from web_rig import (HANG, HOSTILE, PATIENCE_S, ROOT, FakeDaemon, Raw, Trickle, Web, counts_answer,
+                     gone, list_answer, pages, refusal, row, show_answer, status_answer,
+                     transcript_answer)
 
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -34,6 +35,8 @@ def place():
 def daemon(place):
     fake = FakeDaemon(place)
     fake.answers = {"status": status_answer(), "queue": pages(3), "show": show_answer(),
+                    "history": list_answer(gone(1), gone(2)), "transcript": transcript_answer(),
+                    "counts": counts_answer(),
                     "metrics": {"schema": 1, "text": "# HELP tasuki_accepted x\n"
                                                      "tasuki_accepted 7\n"}}
     yield fake
@@ -198,9 +201,73 @@ def test_openapi_describes_what_exists(web):
     for path in document["paths"]:
         assert list(document["paths"][path]) == ["get"]
         assert web.ask(path.replace("{id}", "06h0")).status == 200
-    routes = re.findall(r'\{"(/[^"]*)"', (ROOT / "web/route.c").read_text())
-    described = {path.replace("{id}", "") for path in document["paths"]}
-    assert {r for r in routes if "page" not in r and r not in ("/", "/icon.svg")} == described
+    rows = re.findall(r'\{"(/[^"]*)", (NULL|"[^"]*"), SHAPE', (ROOT / "web/route.c").read_text())
+    routes = {path + ("" if tail == "NULL" else "{id}" + tail.strip('"')) for path, tail in rows}
+    assert {r for r in routes if "page" not in r and r not in ("/", "/icon.svg")} == \
+        set(document["paths"])
+    states = re.findall(r'^X\(\w+, "([\w-]+)"', (ROOT / "schema/lifecycle.def").read_text(), re.M)
+    assert document["components"]["schemas"]["Row"]["properties"]["state"]["enum"] == states
+
+
+def test_history(web, daemon):
+    assert web.get_json("/api/v1/history") == (200, list_answer(gone(1), gone(2)))
+    assert web.get_json("/api/v1/history?q=end%3Areported&cursor=06h0&limit=20")[0] == 200
+    assert daemon.asked("history") == [{}, {"filter": "end:reported", "cursor": "06h0",
+                                            "limit": 20}]
+    for query, words in (("limit=0", "1 to 1000"), ("after=x", "unknown parameter")):
+        status, answer = web.get_json("/api/v1/history?" + query)
+        assert status == 400
+        assert_trouble(answer, "bad-request", words)
+
+
+def test_moves(web, daemon):
+    shown = show_answer(moves_left_out=3)
+    daemon.answers["show"] = shown
+    status, answer = web.get_json("/api/v1/messages/06h0r/history")
+    assert status == 200
+    assert answer == {"schema": 1, "id": shown["id"], "in": "queue", "moves": shown["moves"],
+                      "moves_left_out": 3}
+    assert daemon.asked("show") == [{"id": "06h0r"}]
+    daemon.answers["show"] = {"schema": 1, "moves": 7}
+    assert web.get_json("/api/v1/messages/0/history") == (200, {"schema": 1, "moves": 7})
+    daemon.answers["show"] = refusal("not-found", "none begins so", "tasukictl history")
+    assert web.get_json("/api/v1/messages/0/history")[0] == 404
+
+
+def test_transcript(web, daemon):
+    assert web.get_json("/api/v1/messages/06h0r/transcript") == (200, transcript_answer())
+    assert daemon.asked("transcript") == [{"id": "06h0r"}]
+    daemon.answers["transcript"] = refusal("not-permitted", "no", "try it with sudo")
+    status, answer = web.get_json("/api/v1/messages/06h0r/transcript")
+    assert status == 403
+    assert_trouble(answer, "not-permitted", "to root and to its own user only", "--transcript ID")
+    daemon.answers["show"] = refusal("not-permitted", "it is so", "type this")
+    assert_trouble(web.get_json("/api/v1/messages/06h0r")[1], "not-permitted", "it is so")
+
+
+@pytest.mark.parametrize("tail", ["history", "transcript"])
+def test_below_a_message(web, daemon, tail):
+    for bad in ("", "x" * 65, "%ff"):
+        status, answer = web.get_json("/api/v1/messages/%s/%s" % (bad, tail))
+        assert status == 400
+        assert_trouble(answer, "bad-request", "no message id")
+    assert daemon.requests == []
+    assert web.get_json("/api/v1/messages/" + tail)[0] == 200
+    assert daemon.asked("show") == [{"id": tail}], "an id, if a strange one"
+
+
+@pytest.mark.parametrize("path,by", [("reasons", "reason"), ("devices", "device")])
+def test_counts(web, daemon, path, by):
+    daemon.answers["counts"] = counts_answer(by, after="deferred")
+    assert web.get_json("/api/v1/" + path) == (200, counts_answer(by, after="deferred"))
+    assert web.get_json("/api/v1/" + path + "?limit=1&after=a%20b")[0] == 200
+    assert daemon.asked("counts") == [{"by": by}, {"by": by, "limit": 1, "after": "a b"}]
+    for query, words in (("limit=1001", "1 to 1000"), ("q=x", "there are after and limit"),
+                         ("aftr=x", "did you mean after?"), ("after=a&after=b", "twice"),
+                         ("by=upstream", "unknown parameter")):
+        status, answer = web.get_json("/api/v1/%s?%s" % (path, query))
+        assert status == 400
+        assert_trouble(answer, "bad-request", words)
 
 
 SECURITY = {

@@ -34,7 +34,7 @@
 #define PAGE          4096u
 #define RECORD_BYTES  (64u << 10)
 #define NUMBERS_MAX   8192u
-#define CHANCES       3000u
+#define CHANCES       2000u
 #define CHANCES_BATCH 100u
 #define CHILD_SECONDS 30u
 
@@ -57,8 +57,8 @@ struct fixture {
 /* ---- the disk; see the end ---- */
 
 static _Atomic uint64_t disk_fails_at = UINT64_MAX; /* a read that touches this byte fails */
-static uint64_t transactions_pretended;
-static unsigned commits_pretended; /* that many checks see a commit in between */
+static uint64_t transactions_pretended;             /* so far */
+static unsigned commits_pretended;                  /* that many checks see a commit in between */
 
 /* ---- making and ending ---- */
 
@@ -1184,7 +1184,7 @@ static void test_no_damage_is_seen_beside_a_writer(void **state)
     commit(f);
     assert_int_equal(pthread_create(&thread, NULL, write_on, &w), 0);
     size_t sound = 0;
-    for (size_t turn = 0; turn < 300; turn++) {
+    for (size_t turn = 0; turn < 100; turn++) {
         enum err err = check(f, turn % 2 == 0 ? STORE_PAGES_FULL : STORE_PAGES_QUICK);
         if (err != ERR_OK && err != ERR_BUSY) {
             print_error("%s\n", f->pages.problem);
@@ -1693,7 +1693,10 @@ int main(void)
  * as 152 bytes, and nothing else is read so.
  */
 
-ssize_t pread(int fd, void *bytes, size_t len, off_t at)
+/* By its name in the object file: libc's header may have made pread itself an inline function. */
+ssize_t disk_pread(int fd, void *bytes, size_t len, off_t at) __asm__("pread");
+
+ssize_t disk_pread(int fd, void *bytes, size_t len, off_t at)
 {
     if (disk_fails_at >= (uint64_t)at && disk_fails_at - (uint64_t)at < len) {
         errno = EIO;
