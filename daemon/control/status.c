@@ -159,6 +159,21 @@ static void put_marked(struct json *j, const struct flow_upstream_status *u)
     json_put_u64(j, "next_probe_ms", u->next_probe_ms);
 }
 
+static const char *pipeline_word(uint8_t depth)
+{
+    static const char *const words[] = {"", "off", "safe", "stream"};
+    return depth < sizeof words / sizeof words[0] ? words[depth] : "";
+}
+
+static void put_pipeline(struct json *j, const struct flow_upstream_status *u)
+{
+    json_open_object(j, "pipeline");
+    json_put_str(j, "mode", pipeline_word(u->pipeline));
+    json_put_str(j, "max", pipeline_word(u->pipeline_max));
+    json_put_str(j, "reason", u->pipeline_reason);
+    json_close_object(j);
+}
+
 /* How fast mail goes there, and what holds it back. */
 static void put_pace(struct json *j, const struct flow_upstream_status *u)
 {
@@ -200,6 +215,7 @@ static void put_upstream(struct json *j, const struct config_upstream *config,
     json_put_u64(j, "refused", u->refused);
     json_put_u64(j, "last_delivery_ms", u->last_delivery_ms);
     put_pace(j, u);
+    put_pipeline(j, u);
     json_put_str(j, "peer", u->peer);
     json_put_str(j, "tls", u->tls);
     json_put_str(j, "mechanism", u->mechanism);

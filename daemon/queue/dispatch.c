@@ -164,6 +164,39 @@ static struct queue_job *free_job(struct queue_link *l)
     return NULL;
 }
 
+/* What was learnt holds for a while: upstreams are mended, too. */
+#define PIPELINE_REMEMBERED_MS (7u * 24 * 3600 * 1000)
+
+static uint8_t pipeline_bearable(struct queue *q, const struct queue_upstream *u)
+{
+    bool old = q->now_ms - u64_min(u->memory.pipeline_q, q->now_ms) > PIPELINE_REMEMBERED_MS;
+    return old ? 0 : u->memory.pipeline_max;
+}
+
+/* A connection has shown that its pipelining is too deep for this upstream. */
+static void learn_pipeline(struct queue *q, struct queue_upstream *u, const struct flow_link *link)
+{
+    if (link->anomaly[0] == '\0' || link->pipeline <= 1) {
+        return;
+    }
+    uint8_t known = pipeline_bearable(q, u);
+    uint8_t lower = (uint8_t)(link->pipeline - 1);
+    if (known != 0 && known <= lower) {
+        return; /* one more of those that were under way */
+    }
+    u->memory.pipeline_max = lower;
+    u->memory.pipeline_q = q->now_ms;
+    snprintf(u->pipeline_reason, sizeof u->pipeline_reason, "%s", link->anomaly);
+    u->memory.pipeline_reason = slice_from_str(u->pipeline_reason);
+    u->memory_changed = true;
+    struct log_line line;
+    event_begin(&line, q->with.log, EVENT_PIPELINE_LOWERED);
+    log_put_word(&line, "upstream", u->config->name);
+    log_put_word(&line, "to", lower == 1 ? "off" : "safe");
+    log_put_text(&line, "why", slice_from_str(link->anomaly));
+    log_end(&line);
+}
+
 static void open_links(struct queue *q, struct queue_upstream *u)
 {
     bool probe = false;
@@ -182,6 +215,8 @@ static void open_links(struct queue *q, struct queue_upstream *u)
         l->had_worked = false;
         l->rests_until_ms = 0;
         l->link.probe = probe;
+        l->link.pipeline_max = pipeline_bearable(q, u);
+        l->link.anomaly[0] = '\0';
         l->link.worker = (uint16_t)(q->next_worker++ % q->with.worker_count);
         l->link.open.kind = FLOW_LINK_OPEN;
         mailbox_send(q->with.workers[l->link.worker], &l->link.open);
@@ -280,6 +315,7 @@ void queue_link_up(struct queue *q, struct flow_link *link)
     snprintf(u->status.peer, sizeof u->status.peer, "%s", link->peer);
     snprintf(u->status.tls, sizeof u->status.tls, "%s", link->tls);
     snprintf(u->status.mechanism, sizeof u->status.mechanism, "%s", link->mechanism);
+    u->status.pipeline = link->pipeline;
     sched_connection_up(&u->sched);
     if (!sched_due(&u->sched, q->now_ms)) {
         answered(q, u); /* it let us in, and there is nothing to ask it about now */
@@ -306,6 +342,7 @@ void queue_link_down(struct queue *q, struct flow_link *link)
     struct queue_link *l = own_link(link);
     CHECK(l->state == QUEUE_LINK_OPENING || l->state == QUEUE_LINK_UP);
     l->state = l->out > 0 ? QUEUE_LINK_DRAINING : QUEUE_LINK_CLOSED;
+    learn_pipeline(q, u, link);
     uint64_t probe_before_ms = u->sched.probe_ms;
     sched_connection_down(&u->sched, link->down_outcome, l->was_up, l->had_worked, q->now_ms,
                           queue_entropy(q));

@@ -4,6 +4,8 @@
 #include "daemon/base/num.h"
 #include "daemon/queue/queue_internal.h"
 
+#include <stdio.h>
+
 /* How it is given work. */
 static void fill_pace(const struct queue *q, const struct queue_upstream *u, uint64_t queued,
                       struct flow_upstream_status *out)
@@ -13,6 +15,8 @@ static void fill_pace(const struct queue *q, const struct queue_upstream *u, uin
     for (size_t at = 0; at < SCHED_RATE_KINDS * SCHED_RATE_SPANS; at++) {
         limited = limited || s->limits.rate[at / SCHED_RATE_SPANS][at % SCHED_RATE_SPANS] != 0;
     }
+    out->pipeline_max = u->memory.pipeline_max;
+    snprintf(out->pipeline_reason, sizeof out->pipeline_reason, "%s", u->pipeline_reason);
     out->concurrency = s->concurrency;
     out->throttled_until_ms = sched_is_paused(s, q->now_ms) ? s->pause_until_ms : 0;
     out->rate_limited = limited;
