@@ -24,6 +24,8 @@ live-uring      600 real peers, over io_uring
 live-poll       600 real peers, over epoll
 crash-uring     300 kill -9 under load, over io_uring; then the books
 crash-poll      300 the same over epoll
+power           400 power loss: every state that a cut may leave on the disk, 50,000 of them
+fail            400 every fallible call fails once
 demo            200 packaging/demo.sh --once
 '
 
@@ -106,7 +108,8 @@ live() {
     fi
     io=$1
     shift
-    TASUKI_IO=$io timeout -k 30 580 "$PYTHON" -m pytest -q -p no:cacheprovider "$@"
+    TASUKI_IO=$io timeout -k 30 580 "$PYTHON" -m pytest -q -p no:cacheprovider -n 3 --dist loadfile \
+        "$@"
 }
 
 # Where the kernel, or a container, forbids io_uring, it ends at once and says so.
@@ -195,6 +198,16 @@ stage_crash_uring() {
 
 stage_crash_poll() {
     live poll tests/crash
+}
+
+stage_power() {
+    make -j2 build/release/power || return 1
+    judge 'the rig notices each of the faults that it must' build/release/power --self-test
+    judge '50,000 states after a power loss' build/release/power --states 50000
+}
+
+stage_fail() {
+    judge 'every fallible call fails once' make -j2 fail
 }
 
 stage_demo() {

@@ -189,6 +189,7 @@ static void learn_pipeline(struct queue *q, struct queue_upstream *u, const stru
     snprintf(u->pipeline_reason, sizeof u->pipeline_reason, "%s", link->anomaly);
     u->memory.pipeline_reason = slice_from_str(u->pipeline_reason);
     u->memory_changed = true;
+    q->upkeep_ms = q->now_ms; /* which writes it down */
     struct log_line line;
     event_begin(&line, q->with.log, EVENT_PIPELINE_LOWERED);
     log_put_word(&line, "upstream", u->config->name);

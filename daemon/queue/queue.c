@@ -601,5 +601,8 @@ void *queue_run(void *queue)
             wait_for_work(q);
         }
     }
+    if (!q->store_failed) {
+        note_failure(q, queue_remember(q));
+    }
     return NULL;
 }

@@ -10,7 +10,7 @@
 
 /* Jobs that one connection may hold: the next ones are there before the first has ended. Twice as
  * many exist, since a job that came back is not free before its commit. */
-#define QUEUE_WINDOW        4
+#define QUEUE_WINDOW        16
 #define QUEUE_JOBS_PER_LINK (2 * QUEUE_WINDOW)
 
 #define QUEUE_BATCH_MAX 1024 /* messages in one transaction */
@@ -193,6 +193,8 @@ MUST_CHECK enum err queue_adopt_strays(struct queue *q);
 /* Each minute: the trash, the history, the digest, what is remembered of upstreams, readers. Its
  * own transactions. */
 MUST_CHECK enum err queue_upkeep(struct queue *q);
+/* At the end: what was learnt since the last upkeep. */
+MUST_CHECK enum err queue_remember(struct queue *q);
 /* At the start: what is remembered of upstreams. */
 void queue_recall(struct queue *q);
 

@@ -82,7 +82,8 @@ static enum err purge(struct queue *q, bool *out_more)
     enum err err = ERR_OK;
     size_t count = store_due_after(q->with.store, route, NULL, due, PURGE_AT_ONCE, &err);
     size_t ripe = 0;
-    bool short_of_room = !store_has_room(q->with.store, 0); /* then the oldest go before their time */
+    bool short_of_room =
+        !store_has_room(q->with.store, 0); /* then the oldest go before their time */
     while (ripe < count && (short_of_room || due[ripe].due_q <= q->now_ms)) {
         ripe++;
     }
@@ -242,6 +243,12 @@ enum err queue_upkeep(struct queue *q)
     }
     q->upkeep_ms = q->now_ms + (more ? UPKEEP_AGAIN_MS : UPKEEP_MS);
     return ERR_OK;
+}
+
+enum err queue_remember(struct queue *q)
+{
+    q->upstreams_saved_ms = 0;
+    return save_upstreams(q);
 }
 
 /* ---- at the start ---- */

@@ -142,9 +142,23 @@ static enum err open_swap(struct opening *o)
                             o->report);
 }
 
+static enum err reserve_lock_file(struct opening *o)
+{
+    char path[STORE_PATH_BYTES_MAX];
+    int len = snprintf(path, sizeof path, "%s/lock.mdb", o->config->directory);
+    if (len <= 0 || (size_t)len >= sizeof path) {
+        return ERR_LIMIT;
+    }
+    return store_lock_file_reserve(path, o->report);
+}
+
 static enum err open_env(struct opening *o)
 {
     struct store *store = o->store;
+    enum err err = store->read_only ? ERR_OK : reserve_lock_file(o);
+    if (err != ERR_OK) {
+        return err;
+    }
     uint32_t readers = o->config->readers_max + READERS_SPARE;
     uint64_t kept = store->queue_bytes_max + 2 * store->history_bytes_max;
     store->readers_max = readers < READERS_MIN ? READERS_MIN : readers;

@@ -221,6 +221,25 @@ static enum err databases_make(MDB_env *env, const struct store_config *config)
     return store_err(mdb_txn_commit(txn));
 }
 
+/* LMDB maps its table of readers and writes to it: without blocks on a full disk that is a SIGBUS.
+ */
+#define LOCK_FILE_BYTES 65536
+
+enum err store_lock_file_reserve(const char *path, struct store_report *report)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) {
+        return failed(report, "cannot open", path);
+    }
+    enum err err = ERR_OK;
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, LOCK_FILE_BYTES) != 0 &&
+        (errno == ENOSPC || errno == EDQUOT)) {
+        err = failed(report, "the disk is full, make room and start again: cannot write", path);
+    }
+    close(fd);
+    return err;
+}
+
 static enum err file_make(const char *path, const struct store_config *config,
                           struct store_report *report)
 {
@@ -268,10 +287,14 @@ enum err store_file_create(const struct store_config *config, struct store_repor
     unlink(aside_lock);
     struct stat st;
     if (lstat(path, &st) == 0) {
-        return ERR_OK;
+        return sync_path(config->directory, report); /* a run whose rename was cut off did not */
     }
     if (errno != ENOENT) {
         return failed(report, "cannot use", path);
+    }
+    enum err parent_err = parent_sync(config->directory, report);
+    if (parent_err != ERR_OK) {
+        return parent_err;
     }
     if (lstat(lock, &st) == 0) {
         store_problem(report,
@@ -280,7 +303,10 @@ enum err store_file_create(const struct store_config *config, struct store_repor
                       path, lock);
         return ERR_DAMAGED;
     }
-    enum err err = file_make(aside, config, report);
+    enum err err = store_lock_file_reserve(aside_lock, report);
+    if (err == ERR_OK) {
+        err = file_make(aside, config, report);
+    }
     if (err == ERR_OK && rename(aside, path) != 0) {
         err = failed(report, "cannot rename to", path);
     }

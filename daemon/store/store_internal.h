@@ -238,6 +238,8 @@ MUST_CHECK enum err store_directory_prepare(const struct store_config *config,
                                             struct store_report *report);
 MUST_CHECK enum err store_owner_lock(const char *directory, int *out_fd,
                                      struct store_report *report);
+/* Blocks for LMDB's lock file at path, before LMDB maps it. */
+MUST_CHECK enum err store_lock_file_reserve(const char *path, struct store_report *report);
 MUST_CHECK enum err store_file_create(const struct store_config *config,
                                       struct store_report *report);
 MUST_CHECK enum err store_file_check(const char *directory, uint64_t *out_used_bytes,

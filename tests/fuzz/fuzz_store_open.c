@@ -16,6 +16,7 @@
 #include "daemon/store/store_pages.h"
 
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -109,11 +110,26 @@ static void messages_make(struct store *store)
     }
 }
 
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    (void)st;
+    (void)kind;
+    (void)ftw;
+    return remove(path);
+}
+
+/* It may lie in memory. */
+static void directory_remove(void)
+{
+    nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 static void template_make(void)
 {
     const char *root = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
     snprintf(directory, sizeof directory, "%s/fuzz_store.%ld", root, (long)getpid());
     snprintf(file, sizeof file, "%s/data.mdb", directory);
+    CHECK(atexit(directory_remove) == 0);
     enum err err;
     struct store *store = queue_open(false, &err);
     CHECK(err == ERR_OK);

@@ -74,6 +74,10 @@ def metric_row(line, a):
                a[3], True)
 
 
+def lifecycle_row(line, a):
+    return Row("lifecycle.def", line, a[1], f"LIFECYCLE_{a[0]}", {a[1]}, a[2], True)
+
+
 # table: maker, number of arguments
 TABLES = {
     "config.def": (config_row, 7),
@@ -81,6 +85,7 @@ TABLES = {
     "outcome.def": (outcome_row, 7),
     "event.def": (event_row, 5),
     "metric.def": (metric_row, 4),
+    "lifecycle.def": (lifecycle_row, 3),
 }
 
 

@@ -80,7 +80,8 @@ def test_bounce(waiting):
     assert daemon.ctl("bounce", ids[0]).code == 0, daemon.log()
     wait_until(lambda: daemon.ctl("show", ids[0], "--json").json()["state"] == "failed",
                what=daemon.log)
-    assert daemon.events("edited")[-1]["action"] == "bounce"
+    edited = wait_until(lambda: daemon.events("edited"), what=daemon.log)
+    assert edited[-1]["action"] == "bounce"
 
 
 def test_backup_is_sound_and_can_be_gone_back_to(waiting, tmp_path):

@@ -281,4 +281,4 @@ def test_killed_in_the_middle_of_it_all(postfix, certificates, tasuki):
     for m in postfix.sink.messages:
         assert m.body == HEAD + m.recipients[0].encode() + b"\r\n" * 500
     twice = sum(1 for count in arrived.values() if count > 1)
-    assert twice <= 3 * 4 * 4, "only what was on its way when it died"
+    assert twice <= 3 * 4 * 16, "only what was on its way when it died"

@@ -2,6 +2,7 @@
 the real daemon against a scripted server."""
 
 import email
+import re
 import smtplib
 
 import pytest
@@ -36,6 +37,11 @@ def status_fields(report):
     return part.get_payload()[1:]
 
 
+def metric(daemon, name):
+    found = re.search(r"^tasuki_%s (\d+)$" % name, daemon.ask("metrics")["text"], re.MULTILINE)
+    return int(found.group(1))
+
+
 def test_a_refused_recipient_is_reported_to_the_sender(tasuki, scripted_upstream):
     server = refusing(scripted_upstream)
     daemon = tasuki(plain(server.port))
@@ -58,6 +64,7 @@ def test_a_refused_recipient_is_reported_to_the_sender(tasuki, scripted_upstream
     assert [m.recipients for m in server.messages if m.sender] == [("good@example.test",)]
     status = daemon.status()
     assert (status["queue"]["trashed"], status["queue"]["failed"], status["reports"]) == (1, 0, 1)
+    assert metric(daemon, "reports_total") == 1 and metric(daemon, "reports_unsent_total") == 0
     (told,) = daemon.events("reported", id=identity)
     assert told["kind"] == "failed" and told["to"] == SENDER
 
@@ -92,6 +99,7 @@ def test_where_the_null_sender_is_refused_the_digest_tells(tasuki, scripted_upst
     assert second in text and RECIPIENT in text
     assert daemon.status()["reports"] == 1, "the second was spared a report that would be refused"
     assert daemon.events("unreported", id=second)
+    assert metric(daemon, "reports_unsent_total") >= 1
     wait_until(lambda: daemon.status()["queue"]["failed"] == 0, what=daemon.log)
     assert daemon.ask("show", id=first)["state"] == "trashed"
 

@@ -43,6 +43,13 @@ def test_chunking_that_is_announced_and_not_there(tasuki, scripted_upstream):
     assert sorted(p for m in server.messages for p in m.recipients) == \
         ["r%d@example.test" % number for number in range(5)]
     assert server.heard(b"BDAT") and server.heard(b"DATA")
+    (lowered,) = daemon.events("pipeline-lowered")
+    assert (lowered["upstream"], lowered["to"]) == ("main", "safe") and lowered["why"]
+    pipeline = daemon.status()["upstreams"][0]["pipeline"]
+    assert (pipeline["mode"], pipeline["max"]) == ("safe", "safe") and pipeline["reason"]
+    daemon.stop()
+    daemon.start()
+    assert daemon.status()["upstreams"][0]["pipeline"]["max"] == "safe", "it is remembered"
     assert daemon.events("failed") == [] and daemon.events("upstream-marked") == []
 
 
@@ -68,7 +75,8 @@ def queueing_postfix(certificates, monkeypatch):
     monkeypatch.setattr(peers, "MAIN_CF", peers.MAIN_CF.replace(
         "smtpd_proxy_filter = 127.0.0.1:{sink}\n", "").replace(
         "default_transport = error:nothing leaves here",
-        "default_transport = smtp:[127.0.0.1]:{sink}\ndisable_dns_lookups = yes\nlocal_header_rewrite_clients ="))
+        "default_transport = smtp:[127.0.0.1]:{sink}\ndisable_dns_lookups = yes\n"
+        "local_header_rewrite_clients ="))
     monkeypatch.setattr(peers, "MASTER_CF", peers.MASTER_CF.replace(
         "smtpd_relay_restrictions=permit_mynetworks,reject",
         "smtpd_relay_restrictions=check_recipient_access,inline:{{never@example.test=REJECT}},"
@@ -84,7 +92,7 @@ def test_streams_into_postfix(queueing_postfix, tasuki):
     """A refused recipient in the middle of a window harms nobody else."""
     postfix = queueing_postfix
     large = b"Subject: large\r\n\r\n" + b".0123456789\r\n" * 60000
-    daemon = tasuki(plain(postfix.ports["plain"], pipeline="stream", keep_open="1s"))
+    daemon = tasuki(plain(postfix.ports["plain"], pipeline="stream", keep_open="1s"), reports="no")
     bodies = {}
     for number in range(60):
         name = "never@example.test" if number == 30 else "s%d@example.test" % number

@@ -11,7 +11,8 @@
 #include <unistd.h>
 
 #define STATES_PER_CUT_MAX 256
-#define STATE_SECONDS_MAX  30
+/* After that a store hangs; a busy machine takes its time. */
+#define STATE_SECONDS_MAX 120
 
 struct cuts {
     const struct cuts_config *config;
@@ -71,20 +72,21 @@ static void state_try(struct cuts *c, uint32_t depth, const struct promise *prom
                       bool lasting)
 {
     struct tape *tape = &c->tapes[depth];
+    alarm(STATE_SECONDS_MAX);
     disk_push(c->disk);
     disk_show(c->disk);
     bool thorough = lasting && one_in(hash >> 9, c->config->thorough_one_in);
+    bool made = false;
     const struct model_version *found =
         verdict_of_state(c->root, c->model, &promise->expect, disk_names(c->disk),
-                         disk_file_next(c->disk), tape, thorough);
+                         disk_file_next(c->disk), tape, thorough, &made);
     disk_restore(c->disk, tape);
     c->count->states[depth]++;
     c->count->thorough += thorough;
     bool deeper = depth + 1 < POWER_DEPTH_MAX && worth_cutting(tape) && !thorough &&
                   (!lasting || one_in(hash, c->config->nested_one_in));
     if (deeper) {
-        struct promise next = {.end = found,
-                               .expect = {.may_be_absent = promise->expect.may_be_absent}};
+        struct promise next = {.end = found, .expect = {.may_be_absent = made}};
         if (!lasting) {
             disk_pop(c->disk);
             disk_push(c->disk);
@@ -144,7 +146,6 @@ static bool number_next(struct cuts *c, uint32_t depth)
         return true;
     }
     uint64_t number = power_where.state++;
-    alarm(STATE_SECONDS_MAX);
     return c->config->only_state == UINT64_MAX || c->config->only_state == number;
 }
 

@@ -1,8 +1,9 @@
 /*
  * The power-loss rig: see power.h for what it models.
  *
- *   power [--states N] [--seed N] [--per-cut N] [--workers N] [--root DIR] [--control NAME]
- *   power --seed N --state N [--per-cut N] [--control NAME]
+ *   power [--states N] [--seed N] [--per-cut N] [--transactions N] [--workers N] [--root DIR]
+ *         [--control NAME]
+ *   power --seed N --state N [--per-cut N] [--transactions N] [--control NAME]
  *   power --self-test
  *
  * Seeds are worked through one by one, each worker taking every other one, until N states have been
@@ -21,6 +22,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -28,8 +30,9 @@
 
 #define WORKERS_COUNT_MAX 16
 #define MEMORY_BYTES      ((size_t)8 << 30)
-/* So many seeds in a row do everything that the work knows. */
-#define ALL_SEEDS 8
+/* So many seeds in a row, with so many transactions, do everything that the work knows. */
+#define ALL_SEEDS        8
+#define ALL_TRANSACTIONS 60
 /* A control is found out within a few states of its seed. */
 #define SELF_TEST_PER_CUT 2
 
@@ -41,6 +44,7 @@ struct options {
     uint64_t only_state;
     uint64_t per_cut;
     uint64_t workers;
+    uint64_t transactions;
     const char *root;
     const char *control;
     bool self_test;
@@ -203,11 +207,12 @@ static void seed_run(const struct options *options, uint64_t seed, struct disk *
     static struct model model;
     power_memory_reset();
     power_where = (struct power_where){.seed = seed};
-    snprintf(power_where.with, sizeof power_where.with, " --per-cut %llu%s%s",
-             (unsigned long long)options->per_cut, options->control == NULL ? "" : " --control ",
+    snprintf(power_where.with, sizeof power_where.with, " --per-cut %llu --transactions %llu%s%s",
+             (unsigned long long)options->per_cut, (unsigned long long)options->transactions,
+             options->control == NULL ? "" : " --control ",
              options->control == NULL ? "" : options->control);
     model = (struct model){0};
-    work_run(seed, own_root, &model, tape);
+    work_run(seed, (uint32_t)options->transactions, own_root, &model, tape);
     for (size_t kind = 0; kind < TAPE_KIND_COUNT; kind++) {
         result->kinds[kind] += tape->kinds[kind];
     }
@@ -295,7 +300,8 @@ static struct result results_add(const struct result *results, uint64_t workers)
 /* A recorder that sees nothing finds nothing, and neither does work that leaves something out. */
 static void coverage_judge(const struct options *options, const struct result *all)
 {
-    if (control_is_on() || options->only_state != UINT64_MAX || all->seeds < ALL_SEEDS) {
+    if (control_is_on() || options->only_state != UINT64_MAX || all->seeds < ALL_SEEDS ||
+        options->transactions < ALL_TRANSACTIONS) {
         return;
     }
     for (size_t kind = 0; kind < TAPE_KIND_COUNT; kind++) {
@@ -327,6 +333,77 @@ static void summary_say(const struct result *all, uint64_t workers, double secon
            (double)states / seconds / (double)workers);
 }
 
+static volatile sig_atomic_t stop_asked;
+
+static void on_stop(int number)
+{
+    (void)number;
+    stop_asked = 1;
+}
+
+/* Whoever is asked to stop ends its workers first, so that it can clean up behind them. */
+static void stop_catch(void)
+{
+    struct sigaction action = {.sa_handler = on_stop}; /* no SA_RESTART: wait has to end */
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+}
+
+static pid_t worker_start(const struct options *options, uint64_t worker, struct result *result)
+{
+    pid_t parent = getpid();
+    pid_t pid = fork();
+    if (pid != 0) {
+        CHECK(pid > 0);
+        return pid;
+    }
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() == parent) {
+        worker_run(options, worker, result);
+    }
+    fflush(NULL);
+    _exit(POWER_OK);
+}
+
+/* Ends the workers that are left: one violation is enough. */
+static void workers_stop(const pid_t *pids, uint64_t workers)
+{
+    for (uint64_t worker = 0; worker < workers; worker++) {
+        if (pids[worker] > 0) {
+            kill(pids[worker], SIGTERM);
+        }
+    }
+}
+
+/* Waits for all; the first that does not end well decides. */
+static int workers_wait(const struct options *options, pid_t *pids)
+{
+    int worst = POWER_OK;
+    for (uint64_t left = options->workers; left > 0;) {
+        int status;
+        pid_t pid = wait(&status);
+        if (pid < 0) {
+            CHECK(errno == EINTR && stop_asked);
+            workers_stop(pids, options->workers);
+            worst = POWER_BROKEN;
+            continue;
+        }
+        left--;
+        root_remove(options, pid);
+        for (uint64_t worker = 0; worker < options->workers; worker++) {
+            pids[worker] = pids[worker] == pid ? 0 : pids[worker];
+        }
+        int code = WIFEXITED(status) ? WEXITSTATUS(status) : POWER_BROKEN;
+        if (code != POWER_OK && worst == POWER_OK) {
+            worst = code;
+            workers_stop(pids, options->workers);
+        }
+    }
+    return worst;
+}
+
 static int workers_run(const struct options *options)
 {
     size_t bytes = sizeof(struct result) * WORKERS_COUNT_MAX;
@@ -335,31 +412,12 @@ static int workers_run(const struct options *options)
     CHECK(results != MAP_FAILED);
     pid_t pids[WORKERS_COUNT_MAX];
     double start = now_s();
+    stop_catch();
     fflush(NULL);
     for (uint64_t worker = 0; worker < options->workers; worker++) {
-        pids[worker] = fork();
-        if (pids[worker] == 0) {
-            worker_run(options, worker, &results[worker]);
-            fflush(NULL);
-            _exit(POWER_OK);
-        }
-        CHECK(pids[worker] > 0);
+        pids[worker] = worker_start(options, worker, &results[worker]);
     }
-    int worst = POWER_OK;
-    for (uint64_t left = options->workers; left > 0; left--) {
-        int status;
-        pid_t pid = wait(&status);
-        root_remove(options, pid);
-        int code = WIFEXITED(status) ? WEXITSTATUS(status) : POWER_BROKEN;
-        for (uint64_t worker = 0; worker < options->workers; worker++) {
-            if (pids[worker] == pid) {
-                pids[worker] = 0;
-            } else if (code != POWER_OK && worst == POWER_OK && pids[worker] > 0) {
-                kill(pids[worker], SIGTERM); /* one violation is enough */
-            }
-        }
-        worst = worst == POWER_OK ? code : worst;
-    }
+    int worst = workers_wait(options, pids);
     if (worst == POWER_OK) {
         struct result all = results_add(results, options->workers);
         coverage_judge(options, &all);
@@ -370,15 +428,11 @@ static int workers_run(const struct options *options)
 }
 
 static const struct option long_options[] = {
-    {"states", required_argument, NULL, 'n'},
-    {"seed", required_argument, NULL, 's'},
-    {"state", required_argument, NULL, 'o'},
-    {"per-cut", required_argument, NULL, 'p'},
-    {"workers", required_argument, NULL, 'w'},
-    {"root", required_argument, NULL, 'r'},
-    {"control", required_argument, NULL, 'c'},
-    {"self-test", no_argument, NULL, 't'},
-    {NULL, 0, NULL, 0},
+    {"states", required_argument, NULL, 'n'},  {"seed", required_argument, NULL, 's'},
+    {"state", required_argument, NULL, 'o'},   {"per-cut", required_argument, NULL, 'p'},
+    {"workers", required_argument, NULL, 'w'}, {"transactions", required_argument, NULL, 'x'},
+    {"root", required_argument, NULL, 'r'},    {"control", required_argument, NULL, 'c'},
+    {"self-test", no_argument, NULL, 't'},     {NULL, 0, NULL, 0},
 };
 
 static bool options_read(int argc, char **argv, struct options *out)
@@ -389,6 +443,7 @@ static bool options_read(int argc, char **argv, struct options *out)
                            : option == 'o' ? &out->only_state
                            : option == 'p' ? &out->per_cut
                            : option == 'w' ? &out->workers
+                           : option == 'x' ? &out->transactions
                                            : NULL;
         if (number != NULL && !u64_parse(slice_from_str(optarg), number)) {
             return false;
@@ -401,7 +456,7 @@ static bool options_read(int argc, char **argv, struct options *out)
         }
     }
     return optind == argc && out->workers >= 1 && out->workers <= WORKERS_COUNT_MAX &&
-           out->per_cut >= 1 && out->per_cut <= 256;
+           out->per_cut >= 1 && out->per_cut <= 256 && out->transactions <= 500;
 }
 
 /* One worker on its own, with or without a control. */
@@ -411,6 +466,7 @@ static int run_apart(const struct options *options, const char *control, uint64_
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
         struct options own = *options;
         own.workers = 1;
         own.states = 1; /* one seed */
@@ -456,11 +512,13 @@ int main(int argc, char **argv)
                               .only_state = UINT64_MAX,
                               .per_cut = 5,
                               .workers = 2,
+                              .transactions = 60,
                               .root = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"};
     if (!options_read(argc, argv, &options) ||
         (options.control != NULL && !control_switch_on(options.control, &options.seed))) {
-        fprintf(stderr, "usage: power [--states N] [--seed N] [--state N] [--per-cut N] "
-                        "[--workers N] [--root DIR] [--control NAME | --self-test]\n");
+        fprintf(stderr,
+                "usage: power [--states N] [--seed N] [--state N] [--per-cut N] "
+                "[--workers N] [--transactions N] [--root DIR] [--control NAME | --self-test]\n");
         return POWER_USAGE;
     }
     if (options.only_state != UINT64_MAX) {

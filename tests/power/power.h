@@ -18,13 +18,12 @@
  *   - A name that was made, renamed or removed is there or not until its directory is flushed, each
  *     for itself; a rename is atomic (the old or the new file under that name).
  *   - A file that is mapped for writing (LMDB's lock files) holds anything.
- *   - kill -9 at any event, a restart, and only then the power cut: the kernel still had
- * everything.
+ *   - kill -9 after any event, a restart, and only then the power cut.
  *   - Cuts while the store recovers from a cut, and while it recovers from that one.
  *
  * Not modelled
  *   - Disks that lie about a flush, bits that rot, sectors that cannot be read, and blocks that are
- *     written where nobody wrote (SHORN or misdirected writes). A sector of 512 bytes is atomic.
+ *     written where nobody wrote. A sector of 512 bytes is atomic.
  *   - File systems that lose what was flushed, and flushes that fail.
  *   - Full disks: blocks asked for by fallocate are always had.
  *   - Stores through a writable map. There must be none but on the lock files: mapping anything

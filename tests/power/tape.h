@@ -5,7 +5,7 @@
  * The calls are caught by defining them in this program (tape_calls.c): the dynamic linker then
  * gives liblmdb these and not libc's. So it sees what LMDB does, and what the store does itself;
  * it does not see stores through a map, so it refuses maps that can be written. That it sees LMDB
- * at all is checked by each run (tape_is_whole).
+ * at all is checked by each run (coverage_judge in power.c).
  *
  * There is one directory, ROOT/q, in its parent ROOT; nothing below it. Files have numbers, from 1
  * on, so that a name can come and go.

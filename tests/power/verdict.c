@@ -352,12 +352,11 @@ static void more(const char *root, const struct model *model, const struct model
 const struct model_version *verdict_of_state(const char *root, const struct model *model,
                                              const struct verdict_expect *expect,
                                              const struct tape_names *names, uint32_t file_next,
-                                             struct tape *tape, bool thorough)
+                                             struct tape *tape, bool thorough, bool *out_made)
 {
     const struct model_version *version = before(root, expect);
-    if (version == NULL) {
-        version = model->versions[0];
-    }
+    *out_made = version == NULL;
+    version = version == NULL ? model->versions[0] : version;
     tape_start(tape, root, names, file_next);
     tape_random_seed(model->random_seed);
     tape_mark(TAPE_HANDED, version->number);

@@ -29,12 +29,13 @@ void verdict_expect_put(struct verdict_expect *expect, const struct model_versio
  *   tape               gets what the store did, with marks around its opening
  *   thorough           the store's own check is asked too, and the queue is worked on afterwards: a
  *                      list of free pages that is wrong shows only then
+ *   out_made           there was nothing, and the store has made the queue
  * Returns the version that it found: the first one, empty, when it made the queue.
  */
 const struct model_version *verdict_of_state(const char *root, const struct model *model,
                                              const struct verdict_expect *expect,
                                              const struct tape_names *names, uint32_t file_next,
-                                             struct tape *tape, bool thorough);
+                                             struct tape *tape, bool thorough, bool *out_made);
 
 /* Opens the queue as the work does. */
 struct store *verdict_open(const char *root, const struct model *model);

@@ -10,7 +10,6 @@
 #include <stdarg.h>
 #include <unistd.h>
 
-#define TRANSACTIONS      60
 #define OPERATIONS_A_TIME 6
 #define ABORT_ONE_IN      20
 #define RESTART_ONE_IN    15
@@ -21,7 +20,7 @@
 #define KIND_FILL   WORK_SEED_FILL /* a queue is filled to the brim, and emptied */
 #define KIND_LEGACY 6              /* the queue is one of version 1 */
 #define QUEUE_BYTES ((uint64_t)16 << 20)
-#define FILL_AFTER  20
+#define FILL_AFTER  5
 
 struct work_lies work_lies;
 
@@ -332,7 +331,8 @@ static void first_version(struct work *w, uint64_t kind, struct tape *tape)
     queue_open(w, lying);
 }
 
-void work_run(uint64_t seed, const char *root, struct model *model, struct tape *tape)
+void work_run(uint64_t seed, uint32_t transactions, const char *root, struct model *model,
+              struct tape *tape)
 {
     static const uint32_t chunk_sizes[] = {16360, 1024, 4072, 512};
     static const struct tape_names nothing = {{0}};
@@ -349,7 +349,7 @@ void work_run(uint64_t seed, const char *root, struct model *model, struct tape 
     tape_start(tape, root, &nothing, 1);
     tape_random_seed(model->random_seed);
     first_version(&w, kind, tape);
-    for (uint32_t count = 0; count < TRANSACTIONS; count++) {
+    for (uint32_t count = 0; count < transactions; count++) {
         if (count == FILL_AFTER && kind == KIND_FILL) {
             work_fill(&w);
             done[OPERATION_COUNT + OTHER_FILL]++;

@@ -20,7 +20,8 @@ extern struct work_lies work_lies;
  * Makes a queue in ROOT/q and works on it; the model and the tape say what came of it. What lies in
  * ROOT is removed in the end.
  */
-void work_run(uint64_t seed, const char *root, struct model *model, struct tape *tape);
+void work_run(uint64_t seed, uint32_t transactions, const char *root, struct model *model,
+              struct tape *tape);
 
 /* In this seed, and in every eighth from it, a queue is filled to the brim. */
 #define WORK_SEED_FILL  5

@@ -37,6 +37,7 @@
 
 enum fault { FAULT_NONE, FAULT_SYNC, FAULT_DATA_FULL };
 static _Atomic enum fault fault;
+static _Atomic int64_t wall_step_s; /* by which the wall clock is wrong */
 
 /* A receiver: what has come and was not looked at yet. */
 struct box {
@@ -51,7 +52,7 @@ struct fixture {
     struct store_reader *reader;
     struct config *config;
     struct log log;
-    _Atomic uint64_t lines;
+    _Atomic uint64_t lines, steps;
     struct metrics metrics;
     struct box workers[WORKER_COUNT], main, clients;
     struct mailbox *worker_boxes[WORKER_COUNT];
@@ -135,8 +136,10 @@ static UNUSED void count_line(void *ctx, enum log_level level, struct slice line
 {
     struct fixture *f = ctx;
     (void)level;
-    (void)line;
     atomic_fetch_add(&f->lines, 1);
+    if (memmem(line.data, line.len, "event=clock-stepped", 19) != NULL) {
+        atomic_fetch_add(&f->steps, 1);
+    }
 }
 
 static UNUSED void upstream_config(struct config_upstream *u, const char *name)
@@ -189,6 +192,7 @@ static UNUSED int setup(void **state)
     f->queue_bytes_max = 512 * MIB;
     atomic_init(&f->own_ids.last, f->ids + (UINT64_C(1) << 32));
     atomic_store(&fault, FAULT_NONE);
+    atomic_store(&wall_step_s, 0);
     *state = f;
     return 0;
 }
@@ -498,6 +502,17 @@ int fdatasync(int fd)
         return -1;
     }
     return (int)syscall(SYS_fdatasync, fd);
+}
+
+/* ---- the clock ---- */
+
+int clock_gettime(clockid_t clock, struct timespec *out)
+{
+    int result = (int)syscall(SYS_clock_gettime, clock, out);
+    if (clock == CLOCK_REALTIME) {
+        out->tv_sec += atomic_load(&wall_step_s);
+    }
+    return result;
 }
 
 #endif

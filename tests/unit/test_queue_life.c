@@ -113,9 +113,9 @@ static void read_past(struct fixture *f, struct msg_id id, struct past *out)
     size_t needed = 0;
     buf_init(&to, out->memory, sizeof out->memory);
     assert_int_equal(store_read_history(f->reader, &id, &to, &needed), ERR_OK);
-    assert_int_equal(record_message_of_history(buf_slice(&to), &id, &out->message, &out->history,
-                                               &out->trail),
-                     ERR_OK);
+    assert_int_equal(
+        record_message_of_history(buf_slice(&to), &id, &out->message, &out->history, &out->trail),
+        ERR_OK);
 }
 
 static void assert_no_history(struct fixture *f, struct msg_id id)
@@ -397,7 +397,8 @@ static void test_a_delay_is_told_once(void **state)
     assert_int_equal(settled(f).reports_made, 1);
 }
 
-/* The upstream's own trouble is no delay of this message's: nobody could send the warning anyway. */
+/* The upstream's own trouble is no delay of this message's: nobody could send the warning anyway.
+ */
 static void test_no_warning_while_the_upstream_is_out_of_order(void **state)
 {
     struct fixture *f = *state;
@@ -546,8 +547,7 @@ static void pretend_reboot(struct fixture *f, uint64_t q_ms, uint64_t wall_ms)
     struct store *store;
     assert_int_equal(store_open(&store, &config, &report), ERR_OK);
     assert_int_equal(store_begin(store), ERR_OK);
-    const struct store_clock clock = {
-        .q_ms = q_ms, .wall_ms = wall_ms, .boot_ms = 1, .boot_id = 1};
+    const struct store_clock clock = {.q_ms = q_ms, .wall_ms = wall_ms, .boot_ms = 1, .boot_id = 1};
     store_clock_set(store, &clock);
     assert_int_equal(store_note_set(store, SLICE("x"), SLICE("y")), ERR_OK);
     assert_int_equal(store_commit(store), ERR_OK);
@@ -569,9 +569,9 @@ static void test_clock_after_a_reboot(void **state)
         uint64_t wall_ms; /* when it stood at q_ms */
         uint64_t passed_ms;
     } rows[] = {
-        {now_ms - 3600000, 3600000},                   /* off for an hour */
-        {now_ms + 3600000, 0},                         /* the wall clock was set back */
-        {now_ms - 10 * 365 * day_ms, day_ms},          /* or it was wrong before: at most a day */
+        {now_ms - 3600000, 3600000},          /* off for an hour */
+        {now_ms + 3600000, 0},                /* the wall clock was set back */
+        {now_ms - 10 * 365 * day_ms, day_ms}, /* or it was wrong before: at most a day */
         {now_ms > day_ms ? now_ms - day_ms + 5000 : 0, /* just under the bound */ day_ms - 5000},
     };
     for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
@@ -593,6 +593,33 @@ static void test_clock_goes_on_within_a_boot(void **state)
     begin(f);
     uint64_t after_ms = queue_clock(f);
     assert_in_range(after_ms, before_ms, before_ms + PATIENCE_MS);
+}
+
+/* Invariant 9: a step of the wall clock makes no message early, and gives none up. */
+static void test_a_step_of_the_wall_clock_changes_no_schedule(void **state)
+{
+    static const int64_t steps_s[] = {86400, -86400, INT64_C(10) * 365 * 86400, 0};
+    struct fixture *f = *state;
+    struct on_disk m;
+    begin(f);
+    struct msg_id id = accept_with(f, &plain);
+    upstream_up(f, 4);
+    job_answer(f, job_wait(f), OUTCOME_DEFERRED, 1); /* due in an hour */
+    (void)settled(f);
+    read_message(f, id, &m);
+    uint64_t due_q = m.state.due_q;
+    for (size_t at = 0; at < sizeof steps_s / sizeof steps_s[0]; at++) {
+        uint64_t before = atomic_load(&f->steps);
+        atomic_store(&wall_step_s, steps_s[at]);
+        struct flow_status status = settled(f);
+        assert_int_equal(atomic_load(&f->steps), before + 1);
+        assert_true(workers_quiet(f));
+        uint64_t shown_ms = (uint64_t)((int64_t)due_q + status.wall_minus_q);
+        assert_in_range(shown_ms - status.now_ms, 3000000, 4200000); /* in an hour, still */
+    }
+    read_message(f, id, &m);
+    assert_int_equal(m.state.due_q, due_q);
+    assert_int_equal(m.state.state, MESSAGE_QUEUED);
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -621,6 +648,7 @@ int main(void)
         CASE(test_bounce),
         CASE(test_clock_after_a_reboot),
         CASE(test_clock_goes_on_within_a_boot),
+        CASE(test_a_step_of_the_wall_clock_changes_no_schedule),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -438,16 +438,19 @@ static void rows_stand_in_an_array(void **ctx)
 
 static void assert_words(json_t *object, const char *key, const char *expected)
 {
-    char words[100] = "";
+    char memory[100];
+    struct buf words;
     size_t index;
     json_t *word;
+    buf_init(&words, memory, sizeof memory - 1);
     assert_true(json_is_array(json_object_get(object, key)));
     json_array_foreach(json_object_get(object, key), index, word)
     {
-        strcat(words, index > 0 ? " " : "");
-        strcat(words, json_string_value(word));
+        buf_put_str(&words, index > 0 ? " " : "");
+        buf_put_str(&words, json_string_value(word));
     }
-    assert_string_equal(words, expected);
+    memory[words.len] = '\0';
+    assert_string_equal(memory, expected);
 }
 
 static void show_says_who_is_told(void **ctx)
