@@ -142,7 +142,7 @@ endif
 
 # ---- how to try it and to test it ----
 
-.PHONY: check check-fast unit lint asan tsan clang fuzz crash power power-nightly bench demo docs
+.PHONY: check check-fast unit lint asan tsan clang fuzz crash crash-nightly power power-nightly bench demo docs
 
 check: ## all tests, as CI runs them (installs what they need)
 	sh tests/run.sh
@@ -164,6 +164,9 @@ fuzz: fuzzers ## every fuzz target for T seconds (default 60)
 
 crash: all ## kill -9 under load, CRASH_CYCLES times (default 50), then balance the books
 	$(PYTHON) tests/crash/crash.py
+
+crash-nightly: all ## the same with 1,000 kills
+	CRASH_CYCLES=1000 $(PYTHON) tests/crash/crash.py
 
 power: $(O)/power ## power loss: what may be on the disk after a cut, 50,000 states, each opened and judged
 	$(O)/power --self-test

@@ -413,6 +413,39 @@ static void test_no_warning_while_the_upstream_is_out_of_order(void **state)
     assert_int_equal(settled(f).reports_made, 0);
 }
 
+/* Give-up counts the time in which it could have been delivered, not the upstream's outages. */
+static void test_give_up_pauses_while_the_upstream_is_out_of_order(void **state)
+{
+    struct fixture *f = *state;
+    struct on_disk m;
+    f->config->give_up_ms = 400;
+    f->config->retry_min_ms = 40;
+    f->config->retry_max_ms = 80;
+    begin(f);
+    struct msg_id id = accept_with(f, &plain);
+    struct flow_link *link = link_wait(f);
+    link_down(f, link, OUTCOME_AUTH_REFUSED);
+    (void)settled(f);
+    for (int probe = 0; probe < 6; probe++) { /* 100 to 200 ms apart: longer than give-up */
+        link = link_wait(f);
+        link_down(f, link, OUTCOME_AUTH_REFUSED);
+    }
+    link_up(f, link_wait(f), 4);
+    struct flow_job *job = job_wait(f);
+    struct flow_status status = settled(f);
+    assert_true(status.upstreams[0].outage_ms > f->config->give_up_ms);
+    job_answer(f, job, OUTCOME_DEFERRED, 1);
+    (void)settled(f);
+    read_message(f, id, &m);
+    assert_int_equal(m.state.state, MESSAGE_QUEUED);
+    for (int wait = 0; m.state.state == MESSAGE_QUEUED && wait < 50; wait++) {
+        job_answer(f, job_wait(f), OUTCOME_DEFERRED, 1);
+        (void)settled(f);
+        read_message(f, id, &m);
+    }
+    assert_int_equal(m.fates[0].outcome, OUTCOME_GAVE_UP); /* but not for ever */
+}
+
 /* ---- the digest ---- */
 
 static void test_the_digest_tells_root_mail(void **state)
@@ -640,6 +673,7 @@ int main(void)
         CASE(test_an_upstream_that_refuses_reports_gets_none),
         CASE(test_a_delay_is_told_once),
         CASE(test_no_warning_while_the_upstream_is_out_of_order),
+        CASE(test_give_up_pauses_while_the_upstream_is_out_of_order),
         CASE(test_the_digest_tells_root_mail),
         CASE(test_a_digest_that_fails_makes_no_other),
         CASE(test_without_root_mail_failures_wait),

@@ -432,7 +432,7 @@ static void test_errors_of_writing(void **state)
 
 struct rows {
     uint64_t numbers[64];
-    size_t count, damaged, stop_after;
+    size_t count, damaged, halves, stop_after;
 };
 
 static bool row_take(void *ctx, const struct store_row *row)
@@ -440,7 +440,7 @@ static bool row_take(void *ctx, const struct store_row *row)
     struct rows *rows = ctx;
     rows->numbers[rows->count++] = msg_id_time_and_sequence(&row->id);
     rows->damaged += row->envelope.len == 0;
-    assert_int_equal(row->envelope.len == 0, row->state.len == 0);
+    rows->halves += (row->envelope.len == 0) != (row->state.len == 0);
     return rows->count != rows->stop_after;
 }
 
@@ -558,7 +558,7 @@ static const enum outcome model_reasons[MODEL_REASONS] = {OUTCOME_NONE, OUTCOME_
 struct model_rows {
     const struct model_message *model;
     enum store_count_kind kind;
-    uint64_t rows;
+    uint64_t rows, wrong;
     uint64_t sums[MESSAGE_STATE_COUNT];
     struct slice last;
     uint8_t last_memory[RECORD_DEVICE_BYTES_MAX];
@@ -577,7 +577,8 @@ static struct slice model_name(const struct want *want, enum store_count_kind ki
     return slice_from_str(outcome_row(want->reason)->word);
 }
 
-/* One row of the store's, counted again over the whole model. */
+/* One row of the store's, counted again over the whole model. What is called back does not jump out
+ * of the store's call, which assertions do. */
 static bool model_row(void *ctx, struct slice name, const uint64_t counts[MESSAGE_STATE_COUNT])
 {
     struct model_rows *rows = ctx;
@@ -590,15 +591,15 @@ static bool model_row(void *ctx, struct slice name, const uint64_t counts[MESSAG
     }
     uint64_t all = 0;
     for (size_t state = 0; state < MESSAGE_STATE_COUNT; state++) {
-        assert_int_equal(counts[state], expected[state]);
+        rows->wrong += counts[state] != expected[state];
         rows->sums[state] += counts[state];
         all += counts[state];
     }
-    assert_true(all > 0 && name.len > 0);
+    rows->wrong += all == 0 || name.len == 0;
     if (rows->rows++ > 0) { /* in the order of names */
         size_t common = size_min(rows->last.len, name.len);
         int order = memcmp(rows->last.data, name.data, common);
-        assert_true(order < 0 || (order == 0 && rows->last.len < name.len));
+        rows->wrong += order > 0 || (order == 0 && rows->last.len >= name.len);
     }
     memcpy(rows->last_memory, name.data, name.len);
     rows->last = slice_of(rows->last_memory, name.len);
@@ -617,6 +618,7 @@ static void model_rows_compare(struct fixture *f, const struct model_message *mo
                                     &rows);
         }
         assert_int_equal(err, ERR_NOT_FOUND);
+        assert_int_equal(rows.wrong, 0);
         for (size_t index = 0; index < MODEL_IDS; index++) {
             if (model[index].there && model_name(&model[index].want, rows.kind).len > 0) {
                 expected[model[index].want.state]++;
@@ -872,6 +874,7 @@ static void test_damaged_records_are_found_and_the_rest_is_read(void **state)
     assert_int_equal(store_read_rows(f->reader, &next, 10, row_take, &rows, &next), ERR_NOT_FOUND);
     assert_int_equal(rows.count, 5);
     assert_int_equal(rows.damaged, 2);
+    assert_int_equal(rows.halves, 0); /* both parts or neither */
     struct msg_id id = id_of(3);
     struct slice got;
     assert_int_equal(store_begin(f->store), ERR_OK);

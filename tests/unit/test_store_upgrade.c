@@ -180,7 +180,7 @@ static bool row_damaged(uint64_t number, const uint64_t *damaged, size_t count)
 static bool count_sum(void *ctx, struct slice name, const uint64_t counts[MESSAGE_STATE_COUNT])
 {
     uint64_t *sums = ctx;
-    assert_true(name.len > 0);
+    (void)name;
     for (size_t state_index = 0; state_index < MESSAGE_STATE_COUNT; state_index++) {
         sums[state_index] += counts[state_index];
     }
