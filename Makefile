@@ -115,7 +115,10 @@ $(O)/tasuki-demo-upstream: $(call objects,$(DEMO_SOURCES)) $(O)/libtasuki.a
 $(O)/unit/%: $(O)/tests/unit/%.o $(O)/libtasuki.a
 	@mkdir -p $(@D)
 	$(SAY) "  LINK  $@"
-	$(Q)$(CC) $(LDHARDEN) $(LDFLAGS) $^ $(UNIT_LIBS) -o $@
+	$(Q)$(CC) $(LDHARDEN) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) $(UNIT_LIBS) -o $@
+
+# A file of the daemon itself, not of the archive.
+$(O)/unit/test_logger: $(O)/daemon/logger.o
 
 $(O)/bench/%: $(O)/tests/bench/%.o $(O)/libtasuki.a
 	@mkdir -p $(@D)

@@ -38,7 +38,7 @@ enum lifecycle view_state(const struct record_message *m, enum recipient_state s
 
 static uint64_t to_wall(uint64_t q_ms, int64_t wall_minus_q)
 {
-    return q_ms == 0 ? 0 : (uint64_t)((int64_t)q_ms + wall_minus_q);
+    return q_ms == 0 ? 0 : q_ms + (uint64_t)wall_minus_q; /* wraps where both are absurd */
 }
 
 static void put_enhanced(struct json *j, const uint16_t enhanced[3])

@@ -102,10 +102,12 @@ struct parameter {
     bool number; /* a count of rows; else text */
 };
 
-static const struct parameter list_parameters[] = {
-    {"q", "filter", false}, {"cursor", "cursor", false}, {"limit", "limit", true}, {NULL}};
+static const struct parameter list_parameters[] = {{"q", "filter", false},
+                                                   {"cursor", "cursor", false},
+                                                   {"limit", "limit", true},
+                                                   {NULL, NULL, false}};
 static const struct parameter count_parameters[] = {
-    {"after", "after", false}, {"limit", "limit", true}, {NULL}};
+    {"after", "after", false}, {"limit", "limit", true}, {NULL, NULL, false}};
 
 static bool add_limit(json_t *args, const char *key, struct slice text, struct trouble *trouble)
 {

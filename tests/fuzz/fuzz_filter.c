@@ -69,14 +69,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     CHECK(filter.count <= FILTER_TERMS_MAX);
-    const struct record_message message = {.id = id, .envelope = envelope, .state = state};
-    bool all = filter_matches(&filter, &message, NOW_MS);
+    const struct record_message about = {.id = id, .envelope = envelope, .state = state};
+    bool all = filter_matches(&filter, &about, NOW_MS);
     bool every = true;
     for (uint32_t index = 0; index < filter.count; index++) {
         struct filter one = {.count = 1, .terms = {filter.terms[index]}};
-        bool yes = filter_matches(&one, &message, NOW_MS);
+        bool yes = filter_matches(&one, &about, NOW_MS);
         one.terms[0].negated = !one.terms[0].negated;
-        CHECK(filter_matches(&one, &message, NOW_MS) == !yes);
+        CHECK(filter_matches(&one, &about, NOW_MS) == !yes);
         every = every && yes;
         struct slice text = filter.terms[index].text;
         CHECK(text.len == 0 || (text.data >= data && text.data + text.len <= data + size));
