@@ -18,6 +18,7 @@
 
 #define OFF_MS_MAX       (24u * 3600 * 1000)
 #define STEP_NOTED_MS    5000
+#define DRIFT_SHOWN_MS   1000
 #define BOOT_ID_TEXT_MAX 64
 
 /* Which boot this is, hashed; 0 when the kernel does not say. */
@@ -76,10 +77,15 @@ static void note_step(struct queue *q, int64_t step_ms)
 void queue_clock_read(struct queue *q)
 {
     q->now_ms = (uint64_t)((int64_t)flow_clock_ms(CLOCK_BOOTTIME) + q->q_minus_boot);
-    q->wall_minus_q = (int64_t)flow_wall_ms() - (int64_t)q->now_ms;
-    int64_t step_ms = q->wall_minus_q - q->wall_noted;
+    int64_t wall_minus_q = (int64_t)flow_wall_ms() - (int64_t)q->now_ms;
+    int64_t drift_ms = wall_minus_q - q->wall_minus_q;
+    if (drift_ms > -DRIFT_SHOWN_MS && drift_ms < DRIFT_SHOWN_MS) {
+        return; /* or what is shown of one message would tremble from one look to the next */
+    }
+    q->wall_minus_q = wall_minus_q;
+    int64_t step_ms = wall_minus_q - q->wall_noted;
     if (step_ms <= -STEP_NOTED_MS || step_ms >= STEP_NOTED_MS) {
-        q->wall_noted = q->wall_minus_q; /* less is a clock being slewed; it adds up until it is */
+        q->wall_noted = wall_minus_q; /* less is a clock being slewed; it adds up until it is */
         note_step(q, step_ms);
     }
 }
