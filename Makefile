@@ -140,12 +140,45 @@ $(FUZZERS): FORCE
 FORCE:
 endif
 
+# ---- tests in which every fallible call fails once; see tests/fail/fail.h ----
+
+FAIL_RIG  := $(patsubst %,$(O)/tests/fail/%.o,fail_calls fail_ring fail_run fail_plan)
+FAIL_OWN  := $(patsubst tests/fail/%.c,$(O)/fail/%,$(wildcard tests/fail/test_*.c))
+FAILS     := $(patsubst $(O)/unit/%,$(O)/fail/%,$(UNITS)) $(FAIL_OWN)
+FAIL_LINK = $(CC) $(LDHARDEN) $(LDFLAGS) -Wl,--wrap=_cmocka_run_group_tests,--wrap=mkdtemp \
+            -Wl,--gc-sections $^ $(UNIT_LIBS) -o $@
+
+$(O)/tests/fail/fail_calls.o $(O)/tests/fail/fail_ring.o: FLAGS += -ffunction-sections
+
+# What the product's objects call is renamed to the rig's functions, and their code is kept together,
+# so that the rig knows it from its own. main is a function like others there.
+$(O)/fail/symbols: tests/fail/calls.def
+	@mkdir -p $(@D)
+	$(Q)sed -n 's/^[A-Z]*([A-Z]*, [^,]*, \([A-Za-z0-9_]*\), (.*/\1 fail_\1/p' $< >$@
+	$(Q)echo main tasukid_main >>$@
+
+$(O)/fail/libproduct.a: $(call objects,$(LIB_SOURCES) $(DAEMON_SOURCES) tests/fail/fail_broken.c) $(O)/fail/symbols
+	$(SAY) "  RENAME $@"
+	@rm -f $@
+	$(Q)ar qcs $@ $(filter %.o,$^)
+	$(Q)objcopy --redefine-syms=$(O)/fail/symbols \
+	    --rename-section .text=product_text,alloc,load,readonly,code,contents $@
+	$(Q)ranlib $@
+
+$(FAIL_OWN): $(O)/fail/%: $(O)/tests/fail/%.o $(FAIL_RIG) $(O)/fail/libproduct.a
+	$(SAY) "  LINK  $@"
+	$(Q)$(FAIL_LINK)
+
+$(O)/fail/%: $(O)/tests/unit/%.o $(FAIL_RIG) $(O)/fail/libproduct.a
+	$(SAY) "  LINK  $@"
+	$(Q)$(FAIL_LINK)
+
 .PRECIOUS: $(O)/%.o
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
 
 # ---- how to try it and to test it ----
 
-.PHONY: check check-fast unit lint asan tsan clang fuzz crash crash-nightly power power-nightly bench demo docs
+.PHONY: check check-fast unit lint asan tsan clang fuzz fail fail-nightly fail-run crash crash-nightly power power-nightly bench demo docs
 
 check: ## all tests, as CI runs them (installs what they need)
 	sh tests/run.sh
@@ -160,6 +193,15 @@ lint: all ## layers, purity, tables, banned calls, format
 
 asan tsan clang: ## unit tests in that build
 	$(MAKE) VARIANT=$@ programs unit
+
+fail: ## each call that may fail fails once, in every unit test: what matters, in minutes
+	$(MAKE) VARIANT=asan fail-run
+
+fail-nightly: ## the same, with all of them and all their errors: hours
+	$(MAKE) VARIANT=asan fail-run FAIL_HOW=--nightly
+
+fail-run: $(FAILS)
+	$(PYTHON) tests/fail/run_fail.py $(FAIL_HOW) $(O)/fail
 
 T ?= 60
 fuzz: fuzzers ## every fuzz target for T seconds (default 60)

@@ -430,9 +430,11 @@ static void after_batch(void *ctx)
     if (p->drained_count == p->worker_count && p->state != MAIN_CLOSING) {
         p->state = MAIN_CLOSING;
         io_cancel(p->io, &p->grace);
-        control_shutdown(p->control);
+        if (p->control != NULL) {
+            control_shutdown(p->control);
+        }
     }
-    if (p->state == MAIN_CLOSING && control_is_empty(p->control)) {
+    if (p->state == MAIN_CLOSING && (p->control == NULL || control_is_empty(p->control))) {
         io_stop(p->io);
     }
 }
@@ -517,11 +519,17 @@ static int start_threads(struct program *p)
         return complain("queue", "out of memory", EX_OSERR);
     }
     shared->queue = queue_mailbox(p->queue);
+    shared->store = p->store;
+    for (uint32_t index = 0; index < p->worker_count; index++) {
+        enum err err = worker_begin(&p->workers[index]);
+        if (err != ERR_OK) {
+            return complain("workers", err_text(err), EX_OSERR);
+        }
+    }
     if (pthread_create(&p->queue_thread, NULL, queue_run, p->queue) != 0) {
         return complain("threads", "cannot be started", EX_OSERR);
     }
     p->queue_running = true;
-    shared->store = p->store;
     for (uint32_t index = 0; index < p->worker_count; index++) {
         worker_go(&p->workers[index]);
     }
@@ -547,8 +555,10 @@ static int start_control(struct program *p)
         .started_ms = flow_wall_ms(),
         .worker = &p->workers[0].mailbox,
     };
-    if (control_new(&p->control, &config, problem) != ERR_OK) {
-        return complain("control socket", problem, EX_CANTCREAT);
+    enum err err = control_new(&p->control, &config, problem);
+    if (err != ERR_OK) {
+        return complain("control socket", problem[0] != '\0' ? problem : err_text(err),
+                        EX_CANTCREAT);
     }
     return 0;
 }
@@ -604,9 +614,6 @@ static void stop(struct program *p)
         pthread_join(p->queue_thread, NULL);
     }
     for (uint32_t index = 0; index < WORKERS_MAX; index++) {
-        if (p->workers[index].started && p->shared.store == NULL) {
-            worker_go(&p->workers[index]); /* it never began */
-        }
         worker_join(&p->workers[index]);
     }
     helper_stop(&p->resolver);
@@ -631,14 +638,24 @@ static void stop(struct program *p)
     tls_library_deinit();
 }
 
+/* Something could not be started after the workers were: they take mail already, and end as in the
+ * regular way, but with no time to lose. */
+static void drain(struct program *p)
+{
+    begin_stop(p, 0);
+    for (uint32_t index = 0; index < p->worker_count; index++) {
+        worker_abort(&p->workers[index]);
+    }
+    io_set_after_batch(p->io, after_batch, p);
+    io_run(p->io);
+}
+
 static int run(struct program *p)
 {
     int code = start(p);
     if (code != 0) {
-        /* Workers that already take mail are told to stop as in the regular way. */
-        for (uint32_t index = 0; p->shared.store != NULL && index < p->worker_count; index++) {
-            worker_stop(&p->workers[index]);
-            worker_abort(&p->workers[index]);
+        if (p->queue_running) {
+            drain(p);
         }
         stop(p);
         return code;

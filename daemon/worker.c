@@ -154,25 +154,38 @@ static enum err begin(struct worker *w)
     return err == ERR_OK ? ingress_new(&w->ingress, &ingress) : err;
 }
 
+static void await(sem_t *sem)
+{
+    while (sem_wait(sem) != 0) {
+        /* EINTR */
+    }
+}
+
+/* Tells main how the step went; true when the next one is to come. */
+static bool step_done(struct worker *w, enum err err)
+{
+    w->err = err;
+    sem_post(&w->done);
+    await(&w->go);
+    return !w->leaves;
+}
+
 static void *run(void *arg)
 {
     struct worker *w = arg;
-    w->err = prepare(w);
-    sem_post(&w->prepared);
-    if (w->err != ERR_OK) {
+    enum err err = prepare(w);
+    bool goes_on = step_done(w, err);
+    if (err != ERR_OK) {
         return NULL;
     }
-    while (sem_wait(&w->go) != 0) {
-        /* EINTR */
-    }
-    if (w->shared->store != NULL) {
-        CHECK(begin(w) == ERR_OK); /* the first allocations of a process that has just started */
+    if (goes_on && step_done(w, begin(w))) {
+        ingress_listen(w->ingress);
         io_set_after_batch(w->io, after_batch, w);
         io_run(w->io);
-        ingress_free(&w->ingress);
-        delivery_free(&w->delivery);
-        store_reader_free(&w->store_reader);
     }
+    ingress_free(&w->ingress);
+    delivery_free(&w->delivery);
+    store_reader_free(&w->store_reader);
     io_wake_stop(w->io, &w->wake);
     io_free(&w->io);
     return NULL;
@@ -181,20 +194,26 @@ static void *run(void *arg)
 enum err worker_prepare(struct worker *w, struct worker_shared *shared)
 {
     w->shared = shared;
-    sem_init(&w->prepared, 0, 0);
+    sem_init(&w->done, 0, 0);
     sem_init(&w->go, 0, 0);
     if (pthread_create(&w->thread, NULL, run, w) != 0) {
         return ERR_LIMIT;
     }
     w->started = true;
-    while (sem_wait(&w->prepared) != 0) {
-        /* EINTR */
-    }
+    await(&w->done);
+    return w->err;
+}
+
+enum err worker_begin(struct worker *w)
+{
+    sem_post(&w->go);
+    await(&w->done);
     return w->err;
 }
 
 void worker_go(struct worker *w)
 {
+    w->running = true;
     sem_post(&w->go);
 }
 
@@ -215,9 +234,12 @@ void worker_join(struct worker *w)
     if (!w->started) {
         return;
     }
-    if (w->err == ERR_OK) {
+    if (w->running) {
         w->end.kind = FLOW_DRAINED;
         mailbox_send(&w->mailbox, &w->end);
+    } else {
+        w->leaves = true;
+        sem_post(&w->go);
     }
     pthread_join(w->thread, NULL);
     w->started = false;

@@ -17,7 +17,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 
-/* What all workers share, filled by main before worker_go. */
+/* What all workers share, filled by main before worker_begin. */
 struct worker_shared {
     const struct config *config;
     struct store *store;
@@ -34,9 +34,10 @@ struct worker_shared {
 struct worker {
     struct worker_shared *shared;
     pthread_t thread;
-    sem_t prepared, go;
-    bool started;
-    enum err err; /* of preparing, once `prepared` was posted */
+    sem_t done, go; /* posted by the worker after each step; by main for the next one */
+    bool started, running;
+    bool leaves;  /* main's word with `go`: there is no next step */
+    enum err err; /* of the last step, once `done` was posted */
     struct io_about about;
     struct mailbox mailbox;
     struct metrics metrics;
@@ -57,14 +58,18 @@ struct worker {
  * ERR_LIMIT. */
 MUST_CHECK enum err worker_prepare(struct worker *w, struct worker_shared *shared);
 
-/* All of shared is filled in: it begins to take and hand on mail. */
+/* All of shared is filled in: makes what it works with. Errors: ERR_NO_MEMORY; those of
+ * store_reader_new. */
+MUST_CHECK enum err worker_begin(struct worker *w);
+
+/* After worker_begin: it takes and hands on mail. Nothing can go wrong any more. */
 void worker_go(struct worker *w);
 
 /* Graceful: FLOW_DRAINED comes to main when nothing of it is left. */
 void worker_stop(struct worker *w);
 /* At once, after worker_stop. */
 void worker_abort(struct worker *w);
-/* After FLOW_DRAINED (or when it never went): ends the thread. */
+/* After FLOW_DRAINED, or where worker_go was never called: ends the thread. */
 void worker_join(struct worker *w);
 
 /* Binds a store's reader to flow's functions. */

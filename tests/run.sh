@@ -24,7 +24,6 @@ live-uring      600 real peers, over io_uring
 live-poll       600 real peers, over epoll: what has to do with the network
 crash           400 kill -9 under load, over io_uring and over epoll at once; then the books
 power           400 power loss: every state that a cut may leave on the disk, 50,000 of them
-fail            400 every fallible call fails once
 demo            200 packaging/demo.sh --once
 '
 
@@ -212,10 +211,6 @@ stage_power() {
     make -j2 build/release/power || return 1
     judge 'the rig notices each of the faults that it must' build/release/power --self-test
     judge '50,000 states after a power loss' build/release/power --states 50000
-}
-
-stage_fail() {
-    judge 'every fallible call fails once' make -j2 fail
 }
 
 stage_demo() {

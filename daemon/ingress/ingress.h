@@ -41,8 +41,11 @@ struct ingress_config {
     uint32_t listen_count;
 };
 
-/* Starts accepting at once. Errors: ERR_NO_MEMORY. */
+/* Nothing is accepted yet. Errors: ERR_NO_MEMORY. */
 MUST_CHECK enum err ingress_new(struct ingress **out, const struct ingress_config *config);
+
+/* Once: accepts connections from here on. */
+void ingress_listen(struct ingress *in);
 
 /* An intake that was sent to the queue thread is back. */
 void ingress_intake_back(struct flow_intake *intake);

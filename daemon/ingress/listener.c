@@ -46,14 +46,19 @@ enum err ingress_new(struct ingress **out, const struct ingress_config *config)
         .pipelining = true,
     };
     for (uint32_t index = 0; index < config->listen_count; index++) {
-        struct listener *l = &in->listeners[index];
-        l->in = in;
-        l->accept.fn = accepted;
-        in->listeners_open++;
-        io_accept(config->io, &l->accept, config->listen_fds[index]);
+        in->listeners[index].in = in;
+        in->listeners[index].accept.fn = accepted;
     }
     *out = in;
     return ERR_OK;
+}
+
+void ingress_listen(struct ingress *in)
+{
+    for (uint32_t index = 0; index < in->with.listen_count; index++) {
+        in->listeners_open++;
+        io_accept(in->with.io, &in->listeners[index].accept, in->with.listen_fds[index]);
+    }
 }
 
 void ingress_shutdown(struct ingress *in)

@@ -161,7 +161,12 @@ void io_run_done(struct io *io)
     struct io_list batch = io->done;
     io->done = (struct io_list){0};
     for (struct io_op *op = io_list_pop(&batch); op != NULL; op = io_list_pop(&batch)) {
-        io_complete(io, op, op->result, slice_of(NULL, 0));
+        if (op->kind == IO_KIND_ACCEPT && !op->cancelled) {
+            io_accept_ended(io, op,
+                            op->result); /* it could not even wait; it may go on all the same */
+        } else {
+            io_complete(io, op, op->result, slice_of(NULL, 0));
+        }
     }
 }
 
@@ -176,7 +181,7 @@ static void run_timers(struct io *io)
         if (op->kind == IO_KIND_TIMER) {
             io_complete(io, op, 0, slice_of(NULL, 0));
         } else {
-            io_restart(io, op, false); /* an accept after its pause */
+            io_restart(io, op, false); /* an accept, or a bell, after its pause */
         }
     }
 }
@@ -209,7 +214,8 @@ static enum accept_verdict accept_judge(int error)
     case ENFILE:
     case ENOBUFS:
     case ENOMEM:
-    case EPERM: /* a packet filter's rule */
+    case ENOSPC: /* epoll's limit of watches */
+    case EPERM:  /* a packet filter's rule */
         return ACCEPT_PAUSE;
     default:
         return ACCEPT_FAIL;
@@ -242,7 +248,7 @@ void io_accept_ended(struct io *io, struct io_op *op, int32_t result)
     if (op->cancelled || verdict == ACCEPT_AGAIN) {
         io_restart(io, op, result == -EAGAIN);
     } else if (verdict == ACCEPT_PAUSE) {
-        heap_insert(io, op, io->now_ms + IO_ACCEPT_PAUSE_MS);
+        heap_insert(io, op, io->now_ms + IO_PAUSE_MS);
         io_accept_deliver(io, op, result);
     } else {
         io_complete(io, op, result, slice_of(NULL, 0));
@@ -394,6 +400,11 @@ static void wake_completed(struct io_op *op)
     if (owner == NULL) {
         wake_unlink(wake->io, wake);
         wake_free(wake);
+        return;
+    }
+    if (op->result < 0) {
+        op->kind = IO_KIND_WAKE; /* the kernel is short of memory: at once again would spin */
+        heap_insert(wake->io, op, wake->io->now_ms + IO_PAUSE_MS);
         return;
     }
     uint64_t rings;

@@ -18,7 +18,7 @@
 
 #define IO_RECV_BUFFER_BYTES 32768u
 #define IO_RECV_BUFFER_COUNT 32u
-#define IO_ACCEPT_PAUSE_MS   100u
+#define IO_PAUSE_MS          100u       /* of an accept, or a bell, for which a resource is short */
 #define IO_TIMERS_MAX        (1u << 18) /* in one loop; memory is touched as it is used */
 #define IO_SEND_BYTES_MAX    (1u << 30) /* in one call; a longer one is sent short */
 
@@ -40,7 +40,7 @@ enum io_place {
     IO_PLACE_CANCEL_SENT,   /* io_uring: parked, and its cancel is with the kernel too */
     IO_PLACE_CANCEL_LAST,   /* io_uring: has ended, but its cancel is still with the kernel */
     IO_PLACE_DONE,          /* in io->done with its result */
-    IO_PLACE_HEAP,          /* in the timer heap: a timer, or an accept that pauses */
+    IO_PLACE_HEAP,          /* in the timer heap: a timer, or an accept or a bell that pauses */
     IO_PLACE_EXPIRED,       /* in io->expired: left the heap in this batch */
 };
 

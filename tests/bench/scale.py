@@ -9,7 +9,7 @@ Makes both queues with bench_scale, and for each, in turn, R times: starts tasuk
   counts     `tasukictl queue --by reason`
   taken      messages of 4 KiB a second, 20 kept sessions, while all are delivered to smtp-sink
   resident   memory at the end, anonymous and all of it
-What lies there was tried once and is due in a day. Prints medians, and the ratio large : small. Needs root, for
+What lies there was tried once and is due in three hours. Prints medians, and the ratio large : small. Needs root, for
 smtp-sink's user, and Postfix's smtp-source and smtp-sink.
 """
 

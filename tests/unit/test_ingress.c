@@ -154,6 +154,7 @@ static void begin(struct fixture *f)
         .listen_count = 1,
     };
     assert_int_equal(ingress_new(&f->ingress, &config), ERR_OK);
+    ingress_listen(f->ingress);
     f->client_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(f->client_fd, (struct sockaddr *)(void *)&f->address, len), 0);
     assert_int_equal(fcntl(f->client_fd, F_SETFL, O_NONBLOCK), 0);
