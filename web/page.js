@@ -232,7 +232,8 @@ function pace(u) {
     parts.push(u.rate_room > 0 ? plural(u.rate_room, "message") + " may go now"
       : "its rate is used up" + (next > 0 ? " for " + span(next) : ""));
   }
-  if (u.forecast_ms > 0) parts.push("what waits has left in about " + span(u.forecast_ms));
+  const left = (u.forecast_ms ?? 0) - now();
+  if (left > 0) parts.push("what waits has left in about " + span(left));
   return parts.join(", ");
 }
 

@@ -349,7 +349,7 @@ def test_what_is_kept_and_the_pace(browser, web, daemon):
         assert words in card
     status = status_answer()
     status["upstreams"][0].update(paused_until_ms=NOW_MS + 3_600_000, concurrency=1, rate_room=0,
-                                  rate_next_ms=NOW_MS + 3_600_000, forecast_ms=420_000)
+                                  rate_next_ms=NOW_MS + 3_600_000, forecast_ms=NOW_MS + 420_000)
     daemon.answers["status"] = status
     browser.wait_for_text("#upstreams", "as the upstream asked")
     for words in ("paused for", "up to 1 at once", "its rate is used up for",
