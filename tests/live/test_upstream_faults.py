@@ -189,7 +189,7 @@ def test_upstream_falls_silent(certificates, tasuki, scripted_upstream, stage):
 def test_upstream_stops_reading(certificates, tasuki, scripted_upstream):
     server = scripted_upstream("starttls")
     server.faults = {"content": STALL}
-    daemon = tasuki(login_section(server.port, certificates, connections=1, reply_timeout="500ms"))
+    daemon = tasuki(login_section(server.port, certificates, connections=1, reply_timeout="3s"))
     daemon.send(to="a@example.test", body=LARGE * 8)
     assert_named(daemon, "timed-out")
     server.mend()

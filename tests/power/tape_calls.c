@@ -210,6 +210,9 @@ int fallocate(int fd, int mode, off_t at, off_t bytes)
     if (tape_descriptor(fd) == NULL) {
         return (int)syscall(SYS_fallocate, fd, mode, at, bytes);
     }
+    if (mode == FALLOC_FL_KEEP_SIZE) {
+        return 0; /* blocks only: neither contents nor length */
+    }
     struct stat st;
     if (mode != 0 || fstat(fd, &st) != 0) {
         power_broken("a fallocate that the tape does not know: mode %d", mode);
