@@ -100,3 +100,10 @@ void queue_clock_put(struct queue *q)
     };
     store_clock_set(q->with.store, &now);
 }
+
+uint64_t queue_clock_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}

@@ -10,17 +10,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
-
-#define SETTLE_AGAIN_MS 1000
-
-static uint64_t clock_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
 
 static bool scratch_new(struct buf *b, size_t bytes)
 {
@@ -83,7 +73,7 @@ enum err queue_new(struct queue **out, const struct queue_config *config)
     }
     enum err err = ERR_NO_MEMORY;
     q->with = *config;
-    q->entropy = clock_us() ^ (uint64_t)getpid() << 32;
+    q->entropy = queue_clock_us() ^ (uint64_t)getpid() << 32;
     queue_clock_start(q);
     q->bell_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (q->bell_fd < 0) {
@@ -179,155 +169,6 @@ void queue_due_later(struct queue *q, struct queue_upstream *upstream,
     q->due[q->due_count++] = (struct queue_due){.upstream = upstream, .item = *item};
 }
 
-/* ---- one transaction ---- */
-
-static enum err apply(struct queue *q, struct flow_msg *msg)
-{
-    switch ((enum flow_kind)msg->kind) {
-    case FLOW_INTAKE:
-        return queue_apply_intake(q, FLOW_FROM(msg, struct flow_intake));
-    case FLOW_JOB:
-        return queue_apply_job(q, FLOW_FROM(msg, struct flow_job));
-    case FLOW_EDIT:
-        return queue_apply_edit(q, FLOW_FROM(msg, struct flow_edit));
-    case FLOW_LINK_OPEN:
-    case FLOW_LINK_UP:
-    case FLOW_LINK_DOWN:
-    case FLOW_INSPECT:
-    case FLOW_COMPACT:
-    case FLOW_PROBE:
-    case FLOW_LOOKUP:
-    case FLOW_AUTH:
-    case FLOW_STOP:
-    case FLOW_DRAINED:
-    default:
-        UNREACHABLE("a message that belongs in no transaction");
-        return ERR_UNSUPPORTED;
-    }
-}
-
-/* Applies and commits count messages; nothing is answered here. */
-static enum err transact(struct queue *q, struct flow_msg *const *batch, uint32_t count)
-{
-    if (q->store_failed) {
-        return ERR_IN_DOUBT;
-    }
-    q->due_count = 0;
-    q->effects = (struct queue_effects){0};
-    enum err err = store_begin(q->with.store);
-    if (err != ERR_OK) {
-        return err;
-    }
-    for (uint32_t index = 0; index < count; index++) {
-        err = apply(q, batch[index]);
-        if (err != ERR_OK) {
-            store_abort(q->with.store);
-            q->due_count = 0;
-            return err;
-        }
-    }
-    queue_clock_put(q);
-    uint64_t before_us = clock_us();
-    err = store_commit(q->with.store);
-    metric_add(q->with.metrics, METRIC_COMMITS, 1);
-    metric_add(q->with.metrics, METRIC_COMMIT_US, clock_us() - before_us);
-    if (err != ERR_OK) {
-        q->due_count = 0;
-    }
-    return err;
-}
-
-static void answer(struct queue *q, struct flow_msg *msg, enum err err)
-{
-    switch ((enum flow_kind)msg->kind) {
-    case FLOW_INTAKE: {
-        struct flow_intake *intake = FLOW_FROM(msg, struct flow_intake);
-        if (err != ERR_OK) {
-            intake->result = err;
-        }
-        mailbox_send(msg->reply_to, msg);
-        return;
-    }
-    case FLOW_JOB:
-        queue_job_free(q, FLOW_FROM(msg, struct flow_job));
-        return;
-    case FLOW_EDIT:
-        FLOW_FROM(msg, struct flow_edit)->result = err;
-        mailbox_send(msg->reply_to, msg);
-        return;
-    case FLOW_LINK_OPEN:
-    case FLOW_LINK_UP:
-    case FLOW_LINK_DOWN:
-    case FLOW_INSPECT:
-    case FLOW_COMPACT:
-    case FLOW_PROBE:
-    case FLOW_LOOKUP:
-    case FLOW_AUTH:
-    case FLOW_STOP:
-    case FLOW_DRAINED:
-    default:
-        UNREACHABLE("a message that belongs in no transaction");
-    }
-}
-
-/* The store can be written no more: everybody is told, main ends the process. Invariant 21. */
-static void store_has_failed(struct queue *q, enum err err)
-{
-    if (q->store_failed) {
-        return;
-    }
-    q->store_failed = true;
-    struct log_line line;
-    event_begin(&line, q->with.log, EVENT_STORE_FAILED);
-    log_put_text(&line, "problem", slice_from_str(err_text(err)));
-    log_end(&line);
-    q->failed_msg.kind = FLOW_DRAINED;
-    mailbox_send(q->with.main, &q->failed_msg);
-}
-
-/* What the sched knew of edited messages is out of date. */
-static void forget_edited(struct queue *q, const struct flow_edit *edit)
-{
-    for (uint32_t index = 0; index < edit->count; index++) {
-        for (uint32_t at = 0; edit->results[index] == ERR_OK && at < q->upstream_count; at++) {
-            (void)sched_remove(&q->upstreams[at].sched, &edit->ids[index]);
-        }
-    }
-    bool wanted_now = edit->action == FLOW_EDIT_RETRY || edit->action == FLOW_EDIT_RELEASE;
-    for (uint32_t at = 0; wanted_now && at < q->upstream_count; at++) {
-        sched_probe_now(&q->upstreams[at].sched, q->now_ms);
-    }
-}
-
-void queue_committed(struct queue *q)
-{
-    const struct queue_effects *done = &q->effects;
-    metric_add(q->with.metrics, METRIC_REPORTS, done->reports);
-    metric_add(q->with.metrics, METRIC_REPORTS_UNSENT, done->unreported);
-    metric_add(q->with.metrics, METRIC_FAILED, done->gave_up);
-    metric_add(q->with.metrics, METRIC_STORE_REFUSALS, done->refusals);
-    q->reports_made += done->reports;
-    q->report_tokens_milli -= u64_min(q->report_tokens_milli, done->reports * 1000);
-    if (done->upkeep_ms != 0) {
-        q->upkeep_ms = u64_min(q->upkeep_ms, done->upkeep_ms);
-    }
-    q->effects = (struct queue_effects){0};
-    for (uint32_t index = 0; index < q->due_count; index++) {
-        sched_add(&q->due[index].upstream->sched, &q->due[index].item);
-    }
-    q->due_count = 0;
-}
-
-static void committed(struct queue *q, struct flow_msg *const *batch, uint32_t count)
-{
-    for (uint32_t index = 0; index < count; index++) {
-        if (batch[index]->kind == FLOW_EDIT) {
-            forget_edited(q, FLOW_FROM(batch[index], struct flow_edit));
-        }
-    }
-    queue_committed(q);
-}
-
 /* Everybody who reads waits meanwhile, and nothing is committed. */
 static void compact(struct queue *q, struct flow_compact *compact)
 {
@@ -335,126 +176,12 @@ static void compact(struct queue *q, struct flow_compact *compact)
                                       : store_compact(q->with.store, &compact->bytes_before,
                                                       &compact->bytes_after);
     if (compact->result == ERR_IN_DOUBT) {
-        store_has_failed(q, ERR_IN_DOUBT);
+        queue_store_has_failed(q, ERR_IN_DOUBT);
     }
     mailbox_send(compact->msg.reply_to, &compact->msg);
 }
 
-/* What was appended for a message whose last piece found no room: nothing of it is left. */
-static void discard_body(struct queue *q, const struct flow_intake *intake)
-{
-    if (q->store_failed || store_begin(q->with.store) != ERR_OK) {
-        return; /* the next start discards it */
-    }
-    if (store_body_discard(q->with.store, &intake->id) != ERR_OK) {
-        store_abort(q->with.store);
-    } else if (store_commit(q->with.store) == ERR_IN_DOUBT) {
-        store_has_failed(q, ERR_IN_DOUBT);
-    }
-}
-
-/* The job stays leased: its recipients' answers are known and must not be lost for want of room. */
-static void settle_later(struct queue *q, struct flow_msg *msg)
-{
-    msg->next = q->unsettled;
-    q->unsettled = msg;
-    q->unsettled_ms = q->now_ms + SETTLE_AGAIN_MS;
-}
-
-static void log_damaged(struct queue *q, const struct msg_id *about)
-{
-    struct log_line line;
-    event_begin(&line, q->with.log, EVENT_STORE_DAMAGED);
-    event_put_id(&line, about);
-    log_put_text(&line, "problem", SLICE("its outcome cannot be recorded"));
-    log_end(&line);
-}
-
-static void answer_failed(struct queue *q, struct flow_msg *msg, enum err err)
-{
-    if (msg->kind == FLOW_JOB && (err == ERR_FULL || err == ERR_NO_MEMORY)) {
-        settle_later(q, msg);
-        return;
-    }
-    if (msg->kind == FLOW_JOB && err == ERR_DAMAGED) {
-        log_damaged(q, &FLOW_FROM(msg, struct flow_job)->id);
-    } else if (msg->kind == FLOW_INTAKE) {
-        discard_body(q, FLOW_FROM(msg, struct flow_intake));
-    }
-    answer(q, msg, err);
-}
-
-/*
- * A transaction that met a full map (or no memory) is done again message by message, so that one
- * large body does not take the others' outcomes with it.
- */
-static void transact_singly(struct queue *q)
-{
-    for (uint32_t index = 0; index < q->batch_count; index++) {
-        enum err err = transact(q, &q->batch[index], 1);
-        if (err == ERR_OK) {
-            committed(q, &q->batch[index], 1);
-            answer(q, q->batch[index], err);
-            continue;
-        }
-        if (err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
-            store_has_failed(q, err);
-        }
-        answer_failed(q, q->batch[index], err);
-    }
-}
-
-static void commit_batch(struct queue *q)
-{
-    if (q->batch_count == 0) {
-        return;
-    }
-    enum err err = transact(q, q->batch, q->batch_count);
-    if (err == ERR_FULL || err == ERR_NO_MEMORY || err == ERR_DAMAGED) {
-        transact_singly(q);
-        q->batch_count = 0;
-        return;
-    }
-    if (err == ERR_OK) {
-        committed(q, q->batch, q->batch_count);
-    } else {
-        store_has_failed(q, err);
-    }
-    for (uint32_t index = 0; index < q->batch_count; index++) {
-        answer(q, q->batch[index], err);
-    }
-    q->batch_count = 0;
-}
-
 /* ---- the round ---- */
-
-static void add_to_batch(struct queue *q, struct flow_msg *msg, size_t *bytes)
-{
-    q->batch[q->batch_count++] = msg;
-    if (msg->kind == FLOW_INTAKE) {
-        *bytes += FLOW_FROM(msg, struct flow_intake)->piece.len;
-    }
-    /* An edit is many messages at once. */
-    if (q->batch_count == QUEUE_BATCH_MAX || *bytes >= QUEUE_BATCH_BYTES_MAX ||
-        msg->kind == FLOW_EDIT) {
-        commit_batch(q);
-        *bytes = 0;
-    }
-}
-
-static void take_unsettled(struct queue *q, size_t *bytes)
-{
-    struct flow_msg *msg = q->unsettled;
-    if (msg == NULL || (q->now_ms < q->unsettled_ms && !q->stopping && !q->store_failed)) {
-        return;
-    }
-    q->unsettled = NULL;
-    while (msg != NULL) {
-        struct flow_msg *next = msg->next;
-        add_to_batch(q, msg, bytes);
-        msg = next;
-    }
-}
 
 static void to_wall(const struct queue *q, uint64_t *ms)
 {
@@ -488,16 +215,16 @@ static void inspect(struct queue *q, struct flow_status *status)
     }
 }
 
-static void take(struct queue *q, struct flow_msg *msg, size_t *bytes)
+static void take(struct queue *q, struct flow_msg *msg)
 {
     switch ((enum flow_kind)msg->kind) {
     case FLOW_JOB:
         queue_job_back(q, FLOW_FROM(msg, struct flow_job));
-        add_to_batch(q, msg, bytes);
+        queue_batch_add(q, msg);
         return;
     case FLOW_INTAKE:
     case FLOW_EDIT:
-        add_to_batch(q, msg, bytes);
+        queue_batch_add(q, msg);
         return;
     case FLOW_LINK_UP:
         queue_link_up(q, FLOW_LINK_FROM(msg, up));
@@ -510,8 +237,7 @@ static void take(struct queue *q, struct flow_msg *msg, size_t *bytes)
         mailbox_send(msg->reply_to, msg);
         return;
     case FLOW_COMPACT:
-        commit_batch(q);
-        *bytes = 0;
+        queue_batch_commit(q);
         compact(q, FLOW_FROM(msg, struct flow_compact));
         return;
     case FLOW_STOP:
@@ -566,7 +292,7 @@ static void wait_for_work(struct queue *q)
 static void note_failure(struct queue *q, enum err err)
 {
     if (err != ERR_OK && err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
-        store_has_failed(q, err);
+        queue_store_has_failed(q, err);
     }
 }
 
@@ -578,17 +304,16 @@ void *queue_run(void *queue)
     queue_refill(q);
     while (!q->stopping) {
         queue_clock_read(q);
-        size_t bytes = 0;
         for (struct flow_msg *msg = mailbox_take_all(&q->mailbox); msg != NULL;) {
             struct flow_msg *next = msg->next;
-            take(q, msg, &bytes);
+            take(q, msg);
             msg = next;
         }
-        take_unsettled(q, &bytes);
+        queue_take_unsettled(q);
         if (q->batch_count > 0 && !q->store_failed && !q->stopping) {
             queue_dispatch(q); /* what is known to be due need not wait for this commit */
         }
-        commit_batch(q);
+        queue_batch_commit(q);
         if (!q->store_failed && !q->stopping) {
             note_failure(q, queue_upkeep(q));
         }

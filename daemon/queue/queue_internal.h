@@ -104,6 +104,7 @@ struct queue {
 
     struct flow_msg *batch[QUEUE_BATCH_MAX];
     uint32_t batch_count;
+    size_t batch_bytes;         /* of pieces in it */
     struct flow_msg *unsettled; /* jobs whose outcome found no room on disk, linked by next; still
                                    leased, or they would be sent twice */
     uint64_t unsettled_ms;      /* when that is tried again */
@@ -126,6 +127,8 @@ void queue_clock_start(struct queue *q);
 void queue_clock_read(struct queue *q);
 /* Has the open transaction commit it. */
 void queue_clock_put(struct queue *q);
+/* Monotonic, for durations. */
+uint64_t queue_clock_us(void);
 
 /*
  * change.c: one message's way from one state record to the next, within the open transaction: load,
@@ -224,6 +227,15 @@ uint64_t queue_entropy(struct queue *q);
 
 /* A message as the sched knows it. */
 struct sched_item queue_item(const struct msg_id *id, const struct record_state *state);
+
+/* transact.c: the batch, which is committed as one and then answered. Added to, it may be committed
+ * at once: it has a bound. */
+void queue_batch_add(struct queue *q, struct flow_msg *msg);
+void queue_batch_commit(struct queue *q);
+/* Adds the jobs that found no room before, when it is time. */
+void queue_take_unsettled(struct queue *q);
+/* The store can be written no more: everybody is told, main ends the process. Invariant 21. */
+void queue_store_has_failed(struct queue *q, enum err err);
 
 /* A transaction of the queue thread's own, outside a batch. End: aborts when err is not ERR_OK;
  * else commits, and lets the effects and what became due count. Returns what came of it. */

@@ -16,31 +16,6 @@
 #define ADOPT_AT_ONCE     256 /* messages in one transaction */
 #define UPSTREAM_SAVED_MS (10 * 60 * 1000u)
 
-/* ---- transactions of our own ---- */
-
-enum err queue_transaction_begin(struct queue *q)
-{
-    q->due_count = 0;
-    q->effects = (struct queue_effects){0};
-    return q->store_failed ? ERR_IN_DOUBT : store_begin(q->with.store);
-}
-
-enum err queue_transaction_end(struct queue *q, enum err err)
-{
-    if (err != ERR_OK) {
-        store_abort(q->with.store);
-        q->due_count = 0;
-        return err;
-    }
-    queue_clock_put(q);
-    err = store_commit(q->with.store);
-    if (err == ERR_OK) {
-        queue_committed(q);
-    }
-    q->due_count = 0;
-    return err;
-}
-
 /* ---- the trash ---- */
 
 static enum err purge_one(struct queue *q, const struct msg_id *id)
