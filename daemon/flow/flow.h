@@ -62,6 +62,7 @@ struct flow_intake {
     uint64_t body_bytes;   /* APPEND: received so far; COMMIT: the body's */
     struct slice sender;   /* COMMIT: for routing; borrowed until the answer */
     uint32_t recipient_count;
+    uint32_t epoch;  /* the queue thread's own */
     enum err result; /* OK; FULL: no room, 452; anything else: 451. Not OK: nothing of it is left */
 };
 

@@ -72,6 +72,7 @@ static bool read_index(struct queue *q, const struct queue_upstream *u,
     if (after != NULL) {
         from = (struct store_due){.due_q = after->due_ms, .id = after->id};
     }
+    queue_carry_end(q); /* one transaction a thread */
     size_t count = store_due_after(q->with.store, u->route, after == NULL ? NULL : &from, rows,
                                    SCHED_REFILL_MAX, &err);
     out->count = 0;

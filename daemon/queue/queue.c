@@ -172,6 +172,7 @@ void queue_due_later(struct queue *q, struct queue_upstream *upstream,
 /* Everybody who reads waits meanwhile, and nothing is committed. */
 static void compact(struct queue *q, struct flow_compact *compact)
 {
+    queue_carry_end(q);
     compact->result = q->store_failed ? ERR_IN_DOUBT
                                       : store_compact(q->with.store, &compact->bytes_before,
                                                       &compact->bytes_after);
@@ -274,6 +275,7 @@ static void look_at_room(struct queue *q)
 static void wait_for_work(struct queue *q)
 {
     uint64_t wake_ms = u64_min(queue_wake_ms(q), q->upkeep_ms);
+    wake_ms = u64_min(wake_ms, q->carrying ? q->carry_until_ms : UINT64_MAX);
     int timeout_ms = 60000;
     if (wake_ms <= q->now_ms) {
         timeout_ms = 0;
@@ -314,6 +316,9 @@ void *queue_run(void *queue)
             queue_dispatch(q); /* what is known to be due need not wait for this commit */
         }
         queue_batch_commit(q);
+        if (q->carrying && q->now_ms >= q->carry_until_ms) {
+            queue_carry_end(q);
+        }
         if (!q->store_failed && !q->stopping) {
             note_failure(q, queue_upkeep(q));
         }
@@ -326,6 +331,7 @@ void *queue_run(void *queue)
             wait_for_work(q);
         }
     }
+    queue_carry_end(q);
     if (!q->store_failed) {
         note_failure(q, queue_remember(q));
     }

@@ -18,6 +18,11 @@
 #define QUEUE_BATCH_BYTES_MAX                                                                      \
     (4u << 20) /* of bodies in one transaction: they are memory until it commits */
 
+/* Pieces in the middle of messages wait so long, and so many bytes of them, for a commit that
+ * somebody waits for. */
+#define QUEUE_CARRY_MS_MAX    100
+#define QUEUE_CARRY_BYTES_MAX (4u << 20)
+
 /* What is made here: its device in the counts, and room for its records. */
 #define QUEUE_OWN_DEVICE         "tasuki"
 #define QUEUE_OWN_ENVELOPE_BYTES 1024
@@ -104,7 +109,12 @@ struct queue {
 
     struct flow_msg *batch[QUEUE_BATCH_MAX];
     uint32_t batch_count;
-    size_t batch_bytes;         /* of pieces in it */
+    size_t batch_bytes; /* of pieces in it */
+    bool carrying;      /* a transaction is open that holds pieces alone, already answered */
+    size_t carried_bytes;
+    uint64_t carry_until_ms;
+    uint32_t intake_epoch;      /* moves when such a transaction came to nothing */
+    enum err intake_lost;       /* and why it last did */
     struct flow_msg *unsettled; /* jobs whose outcome found no room on disk, linked by next; still
                                    leased, or they would be sent twice */
     uint64_t unsettled_ms;      /* when that is tried again */
@@ -232,6 +242,8 @@ struct sched_item queue_item(const struct msg_id *id, const struct record_state 
  * at once: it has a bound. */
 void queue_batch_add(struct queue *q, struct flow_msg *msg);
 void queue_batch_commit(struct queue *q);
+/* Commits what is carried, if anything is: before any other transaction, or a look at the index. */
+void queue_carry_end(struct queue *q);
 /* Adds the jobs that found no room before, when it is time. */
 void queue_take_unsettled(struct queue *q);
 /* The store can be written no more: everybody is told, main ends the process. Invariant 21. */

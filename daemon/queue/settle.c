@@ -63,6 +63,12 @@ enum err queue_apply_intake(struct queue *q, struct flow_intake *intake)
     if (intake->step == FLOW_INTAKE_ABANDON) {
         return store_body_discard(q->with.store, &intake->id);
     }
+    if (intake->piece_index == 0) {
+        intake->epoch = q->intake_epoch;
+    } else if (intake->epoch != q->intake_epoch) {
+        intake->result = q->intake_lost; /* earlier pieces may be gone */
+        return store_body_discard(q->with.store, &intake->id);
+    }
     if (!store_has_room(q->with.store, intake->piece.len + intake->envelope.len)) {
         q->effects.refusals++;
         intake->result = ERR_FULL;

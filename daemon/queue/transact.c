@@ -33,15 +33,77 @@ static enum err apply(struct queue *q, struct flow_msg *msg)
     }
 }
 
-/* Applies and commits count messages; nothing is answered here. */
-static enum err transact(struct queue *q, struct flow_msg *const *batch, uint32_t count)
+/* What was carried is gone, and with it pieces of messages that are still coming in: those hear err
+ * with their next piece. */
+static void carried_lost(struct queue *q, enum err err)
+{
+    if (q->carrying) {
+        q->carrying = false;
+        q->carried_bytes = 0;
+        q->intake_epoch++;
+        q->intake_lost = err == ERR_DAMAGED ? ERR_IO : err;
+    }
+    q->due_count = 0;
+}
+
+static enum err commit(struct queue *q)
+{
+    queue_clock_put(q);
+    uint64_t before_us = queue_clock_us();
+    enum err err = store_commit(q->with.store);
+    metric_add(q->with.metrics, METRIC_COMMITS, 1);
+    metric_add(q->with.metrics, METRIC_COMMIT_US, queue_clock_us() - before_us);
+    if (err != ERR_OK) {
+        carried_lost(q, err);
+    }
+    q->carrying = false;
+    q->carried_bytes = 0;
+    return err;
+}
+
+/* Bytes of pieces, when there is nothing else in it: nobody is owed a commit for these. */
+static bool is_of_pieces(struct flow_msg *const *batch, uint32_t count, size_t *out_bytes)
+{
+    *out_bytes = 0;
+    for (uint32_t index = 0; index < count; index++) {
+        const struct flow_intake *intake = FLOW_FROM(batch[index], struct flow_intake);
+        if (batch[index]->kind != FLOW_INTAKE || intake->step != FLOW_INTAKE_APPEND) {
+            return false;
+        }
+        *out_bytes += intake->piece.len;
+    }
+    return true;
+}
+
+/*
+ * Leaves the transaction open for whoever comes next: a piece in the middle of a message is no
+ * reason to flush. Within bounds of memory and time.
+ */
+static bool carry(struct queue *q, struct flow_msg *const *batch, uint32_t count)
+{
+    size_t bytes;
+    if (!is_of_pieces(batch, count, &bytes) || q->carried_bytes + bytes > QUEUE_CARRY_BYTES_MAX) {
+        return false;
+    }
+    if (!q->carrying) {
+        q->carrying = true;
+        q->carry_until_ms = q->now_ms + QUEUE_CARRY_MS_MAX;
+    }
+    q->carried_bytes += bytes;
+    return q->now_ms < q->carry_until_ms;
+}
+
+/* Applies count messages and commits; nothing is answered here. may_carry: pieces alone need not be
+ * committed yet. */
+static enum err transact(struct queue *q, struct flow_msg *const *batch, uint32_t count,
+                         bool may_carry)
 {
     if (q->store_failed) {
         return ERR_IN_DOUBT;
     }
     q->due_count = 0;
     q->effects = (struct queue_effects){0};
-    enum err err = store_begin(q->with.store);
+    enum err err = q->carrying ? ERR_OK : store_begin(q->with.store);
     if (err != ERR_OK) {
         return err;
     }
@@ -49,19 +111,24 @@ static enum err transact(struct queue *q, struct flow_msg *const *batch, uint32_
         err = apply(q, batch[index]);
         if (err != ERR_OK) {
             store_abort(q->with.store);
-            q->due_count = 0;
+            carried_lost(q, err);
             return err;
         }
     }
-    queue_clock_put(q);
-    uint64_t before_us = queue_clock_us();
-    err = store_commit(q->with.store);
-    metric_add(q->with.metrics, METRIC_COMMITS, 1);
-    metric_add(q->with.metrics, METRIC_COMMIT_US, queue_clock_us() - before_us);
-    if (err != ERR_OK) {
-        q->due_count = 0;
+    return may_carry && carry(q, batch, count) ? ERR_OK : commit(q);
+}
+
+void queue_carry_end(struct queue *q)
+{
+    if (!q->carrying || q->store_failed) {
+        return;
     }
-    return err;
+    q->due_count = 0;
+    q->effects = (struct queue_effects){0};
+    enum err err = commit(q);
+    if (err != ERR_OK && err != ERR_FULL && err != ERR_NO_MEMORY) {
+        queue_store_has_failed(q, err);
+    }
 }
 
 static void answer(struct queue *q, struct flow_msg *msg, enum err err)
@@ -158,6 +225,7 @@ static void committed(struct queue *q, struct flow_msg *const *batch, uint32_t c
 /* What was appended for a message whose last piece found no room: nothing of it is left. */
 static void discard_body(struct queue *q, const struct flow_intake *intake)
 {
+    queue_carry_end(q);
     if (q->store_failed || store_begin(q->with.store) != ERR_OK) {
         return; /* the next start discards it */
     }
@@ -206,7 +274,7 @@ static void answer_failed(struct queue *q, struct flow_msg *msg, enum err err)
 static void transact_singly(struct queue *q)
 {
     for (uint32_t index = 0; index < q->batch_count; index++) {
-        enum err err = transact(q, &q->batch[index], 1);
+        enum err err = transact(q, &q->batch[index], 1, false);
         if (err == ERR_OK) {
             committed(q, &q->batch[index], 1);
             answer(q, q->batch[index], err);
@@ -224,7 +292,7 @@ void queue_batch_commit(struct queue *q)
     if (q->batch_count == 0) {
         return;
     }
-    enum err err = transact(q, q->batch, q->batch_count);
+    enum err err = transact(q, q->batch, q->batch_count, true);
     if (err == ERR_FULL || err == ERR_NO_MEMORY || err == ERR_DAMAGED) {
         transact_singly(q);
         q->batch_count = 0;
@@ -273,6 +341,7 @@ void queue_take_unsettled(struct queue *q)
 
 enum err queue_transaction_begin(struct queue *q)
 {
+    queue_carry_end(q);
     q->due_count = 0;
     q->effects = (struct queue_effects){0};
     return q->store_failed ? ERR_IN_DOUBT : store_begin(q->with.store);

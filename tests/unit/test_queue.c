@@ -633,38 +633,6 @@ static void test_an_outcome_without_room_is_tried_once_more_at_the_end(void **st
     assert_gone(f, id);
 }
 
-/* What was appended before the piece that found no room is not left behind. */
-static void test_a_body_that_found_no_room_is_discarded(void **state)
-{
-    struct fixture *f = *state;
-    static struct client c;
-    static uint8_t piece[BODY_CHUNK_BYTES_MAX];
-    begin(f);
-    size_t bytes = store_piece_bytes(f->store);
-    c.intake.id = msg_id_make(++f->ids, 1);
-    c.intake.piece_index = 0;
-    c.intake.body_bytes = bytes;
-    client_send(f, &c, FLOW_INTAKE_APPEND, slice_of(piece, bytes));
-    (void)box_wait(&f->clients, FLOW_INTAKE);
-    assert_int_equal(c.intake.result, ERR_OK);
-    c.intake.piece_index = 1;
-    c.intake.body_bytes = 2 * bytes;
-    /* The first write of the transaction fails, the discard's do not. */
-    atomic_store(&fault, FAULT_DATA_FULL);
-    client_send(f, &c, FLOW_INTAKE_APPEND, slice_of(piece, bytes));
-    (void)box_wait(&f->clients, FLOW_INTAKE);
-    assert_int_equal(c.intake.result, ERR_FULL);
-    atomic_store(&fault, FAULT_NONE);
-    (void)settled(f);
-    end(f);
-    struct store_config config = {
-        .directory = f->directory, .queue_bytes_max = 512 * MIB, .readers_max = 8};
-    struct store_report report;
-    assert_int_equal(store_open(&f->store, &config, &report), ERR_OK);
-    assert_true(report.discarded <= 1); /* at the latest the next start does it */
-    store_close(&f->store);
-}
-
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -695,7 +663,6 @@ int main(void)
         CASE(test_a_full_disk_refuses_and_recovers),
         CASE(test_an_outcome_without_room_is_kept),
         CASE(test_an_outcome_without_room_is_tried_once_more_at_the_end),
-        CASE(test_a_body_that_found_no_room_is_discarded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
