@@ -208,6 +208,7 @@ enum err queue_upkeep(struct queue *q)
     if (q->now_ms < q->upkeep_ms) {
         return ERR_OK;
     }
+    queue_carry_end(q);
     (void)store_readers_check(q->with.store); /* of those that ended without giving them back */
     for (size_t index = 0; index < sizeof steps / sizeof steps[0]; index++) {
         enum err err = steps[index](q, &more);
