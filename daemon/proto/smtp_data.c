@@ -1,6 +1,6 @@
 /*
  * Most of any content stands on the wire as it is. Both directions look for the longest such run,
- * eight bytes at a time, and treat what stops it (a lone CR or LF, a dot that begins a line) one
+ * many bytes at a time, and treat what stops it (a lone CR or LF, a dot that begins a line) one
  * step at a time. The decoder hands the run out as a slice of its input, the encoder copies it.
  *
  * Only the pair CRLF begins a line. A lone CR or LF is turned into CRLF, but the dot behind it is
@@ -9,6 +9,9 @@
 #include "daemon/proto/smtp_data.h"
 
 #include <endian.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "daemon/base/num.h"
 
@@ -33,12 +36,34 @@ static inline uint64_t word_zero_bytes(uint64_t word)
     return (word - EACH_BYTE(1)) & ~word & HIGH_BITS;
 }
 
+#if defined(__SSE2__)
+#define VECTOR_BYTES 16u
+
+/* A bit for each of the 16 bytes that is CR or LF. */
+static inline unsigned vector_breaks(const uint8_t *from)
+{
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)from);
+    __m128i hits = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('\r')),
+                                _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\n')));
+    return (unsigned)_mm_movemask_epi8(hits);
+}
+#endif
+
 /*
  * Index of the first CR or LF at or behind at, or in.len. One pass for both: two calls of memchr
  * would take quadratic time where one of the two is missing.
  */
 static inline size_t find_break(struct slice in, size_t at)
 {
+#if defined(__SSE2__)
+    while (in.len - at >= VECTOR_BYTES) {
+        unsigned hits = vector_breaks(in.data + at);
+        if (hits != 0) {
+            return at + (size_t)__builtin_ctz(hits);
+        }
+        at += VECTOR_BYTES;
+    }
+#endif
     while (in.len - at >= WORD_BYTES) {
         uint64_t word = word_load(in.data + at);
         uint64_t hits =
