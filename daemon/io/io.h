@@ -46,6 +46,7 @@ struct io_op {
     enum io_kind kind;
     bool cancelled;
     bool polled;   /* io_uring: waits for readiness instead of doing the operation */
+    bool drained;  /* io_uring: the last recv left nothing behind, so the next one has to wait */
     uint8_t place; /* enum io_place: which list or heap holds it */
     int fd;
     const void *send_data;

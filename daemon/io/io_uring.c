@@ -106,6 +106,9 @@ static void prep_recv(struct uring *u, const struct io_op *op, struct io_uring_s
     io_uring_prep_recv(sqe, op->fd, NULL, u->buffer_bytes, 0);
     sqe->flags |= IOSQE_BUFFER_SELECT;
     sqe->buf_group = BUFFER_GROUP;
+    if (op->drained) {
+        sqe->ioprio |= IORING_RECVSEND_POLL_FIRST; /* or it would look in vain first */
+    }
 }
 
 static unsigned poll_mask(const struct io_op *op)
@@ -278,6 +281,7 @@ static void take_buffer(struct uring *u, struct io_op *op, int32_t result, uint3
         return;
     }
     op->heap_index = flags >> IORING_CQE_BUFFER_SHIFT;
+    op->drained = result > 0 && (flags & IORING_CQE_F_SOCK_NONEMPTY) == 0;
     if (result <= 0) {
         buffer_give(u, op->heap_index);
     }
