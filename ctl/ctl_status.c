@@ -130,6 +130,23 @@ static void say_upstream_trouble(const struct ctl *c, const json_t *u, uint64_t 
     say_upstream_answer(c, u);
 }
 
+/* Which mail goes there; nothing where it is any. */
+static void say_upstream_use(const struct ctl *c, const json_t *u)
+{
+    char text[400];
+    struct buf b;
+    struct slice use = ctl_json_text(u, "use");
+    if (use.len == 0 || slice_equal(use, SLICE("always"))) {
+        return;
+    }
+    struct slice shown = slice_head(use, 300);
+    buf_init(&b, text, sizeof text);
+    buf_put_str(&b, "use: ");
+    buf_put(&b, shown);
+    buf_put_str(&b, shown.len < use.len ? " ..." : "");
+    ctl_say_fact_escaped(c, "", buf_slice(&b));
+}
+
 static void say_upstream(const struct ctl *c, const json_t *u, uint64_t now_ms)
 {
     char text[400];
@@ -142,7 +159,14 @@ static void say_upstream(const struct ctl *c, const json_t *u, uint64_t now_ms)
     printf("%-14s%s", "Upstream", ctl_colour_on(c, colour));
     ctl_say_escaped(stdout, slice_head(ctl_json_text(u, "name"), UPSTREAM_NAME_BYTES_MAX));
     fputs(": ", stdout);
-    ctl_say_escaped(stdout, marked ? SLICE("waits") : state);
+    struct slice stand_in = ctl_json_text(u, "stand_in");
+    if (marked && stand_in.len > 0) {
+        fputs("down, ", stdout);
+        ctl_say_escaped(stdout, slice_head(stand_in, UPSTREAM_NAME_BYTES_MAX));
+        fputs(" carries its mail", stdout);
+    } else {
+        ctl_say_escaped(stdout, marked ? SLICE("waits") : state);
+    }
     printf("%s\n", ctl_colour_off(c, colour));
     if (marked) {
         say_upstream_trouble(c, u, now_ms);
@@ -159,6 +183,7 @@ static void say_upstream(const struct ctl *c, const json_t *u, uint64_t now_ms)
     if (b.len > 0) {
         ctl_say_fact_escaped(c, "", buf_slice(&b));
     }
+    say_upstream_use(c, u);
     say_upstream_work(c, u, now_ms);
 }
 

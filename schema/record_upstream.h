@@ -20,7 +20,7 @@ struct record_bucket {
 };
 
 struct record_upstream {
-    uint64_t outage_ms;      /* in all, while it was marked */
+    uint64_t outage_ms;      /* in all, while it was marked and nobody stood in for it */
     uint64_t null_refused_q; /* until then it is taken to refuse the null sender; 0: it is not */
     uint8_t
         pipeline_max; /* 0: nothing learnt; else 1 off, 2 safe, 3 stream is the most that works */

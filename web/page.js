@@ -198,10 +198,11 @@ function upstreamCard(name) {
   const quote = make("blockquote");
   const hint = make("p");
   const probe = make("p", "quiet");
-  why.append(sentence, quote, hint, probe);
+  const standIn = make("p");
+  why.append(sentence, standIn, quote, hint, probe);
   const facts = make("dl", "facts");
   const rows = {};
-  for (const [key, label] of [["peer", "Connected to"], ["tls", "TLS"], ["mechanism", "Login"],
+  for (const [key, label] of [["use", "Mail"], ["peer", "Connected to"], ["tls", "TLS"], ["mechanism", "Login"],
                               ["connections", "Connections"], ["pace", "Pace"],
                               ["pipeline", "Pipelining"], ["last", "Last delivery"],
                               ["counts", "Since the start"]]) {
@@ -211,7 +212,7 @@ function upstreamCard(name) {
     facts.append(row);
   }
   card.append(head, host, why, facts);
-  return { card, state, host, why, sentence, quote, hint, probe, rows };
+  return { card, state, host, why, sentence, standIn, quote, hint, probe, rows };
 }
 
 function showProbe(card, u) {
@@ -255,12 +256,15 @@ function showUpstream(card, u) {
   if (u.state === "marked") {
     const sentence = outside(u.sentence);
     say(card.sentence, sentence.charAt(0).toUpperCase() + sentence.slice(1) + ".");
+    card.standIn.hidden = !u.stand_in;
+    say(card.standIn, u.stand_in ? outside(u.stand_in) + " carries its mail meanwhile." : "");
     say(card.quote, (u.code ? u.code + " " : "") + outside(u.text));
     card.quote.hidden = !u.text;
     say(card.hint, outside(u.hint));
     card.hint.hidden = !u.hint;
     showProbe(card, u);
   }
+  sayOrHide(card.rows.use, (u.use ?? "always") === "always" ? "" : outside(u.use));
   say(card.rows.peer, outside(u.peer) || "nobody yet");
   say(card.rows.tls, outside(u.tls) || "none");
   say(card.rows.mechanism, outside(u.mechanism) || "none");

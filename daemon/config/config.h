@@ -14,11 +14,13 @@
 #include "daemon/base/buf.h"
 #include "daemon/base/err.h"
 #include "daemon/base/limits.h"
+#include "schema/playbook.h"
 
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#define CONFIG_TEXT_BYTES 512 /* of a path or another text, with its NUL */
+#define CONFIG_TEXT_BYTES   512 /* of a path or another text, with its NUL */
+#define CONFIG_PRESET_BYTES 64  /* of a provider and its region, likewise */
 
 struct config_listen {
     struct sockaddr_storage address;
@@ -45,8 +47,10 @@ struct config_network_list {
 struct config_host {
     char name[SMTP_DOMAIN_BYTES_MAX + 1]; /* host name or address literal, without brackets */
     uint16_t port;
-    bool use_mx;       /* was written without brackets */
-    bool implicit_tls; /* port 465 or /tls */
+    bool use_mx;                      /* was written without brackets */
+    bool implicit_tls;                /* port 465 or /tls */
+    enum playbook_provider provider;  /* NONE, unless a provider was named instead */
+    char preset[CONFIG_PRESET_BYTES]; /* how it was: "ses:eu-west-1" */
 };
 
 enum config_tls { CONFIG_TLS_VERIFY, CONFIG_TLS_ENCRYPT, CONFIG_TLS_OFF };
@@ -62,6 +66,24 @@ enum config_rate_span { CONFIG_RATE_MINUTE, CONFIG_RATE_HOUR, CONFIG_RATE_DAY, C
 
 struct config_rate {
     uint32_t most[CONFIG_RATE_KINDS][CONFIG_RATE_SPANS]; /* 0: no limit */
+};
+
+/* Whether an upstream takes mail by itself, or only in place of one that is marked. */
+enum config_use_role { CONFIG_USE_ALWAYS, CONFIG_USE_WHEN_DOWN };
+enum config_use_side { CONFIG_USE_SENDER, CONFIG_USE_RECIPIENT, CONFIG_USE_SIDES };
+
+#define CONFIG_USE_TERMS_MAX 32
+#define CONFIG_USE_BYTES     2048 /* of an upstream's patterns together */
+
+/* `use`: its role, and for which mail; without terms for all that no other has terms for. */
+struct config_use {
+    enum config_use_role role;
+    uint32_t count;
+    struct config_use_term {
+        enum config_use_side side;
+        uint16_t offset, bytes; /* of the pattern in text */
+    } terms[CONFIG_USE_TERMS_MAX];
+    uint8_t text[CONFIG_USE_BYTES]; /* the patterns behind each other, ASCII in lower case */
 };
 
 enum config_io { CONFIG_IO_AUTO, CONFIG_IO_URING, CONFIG_IO_POLL };
@@ -81,7 +103,10 @@ struct config_upstream {
     char realm[CONFIG_TEXT_BYTES];
     char password_file[CONFIG_TEXT_BYTES];
     uint32_t connections;
+    bool null_sender;             /* it takes MAIL FROM:<> */
+    uint32_t connection_messages; /* over one of them, at most; 0: no limit */
     struct config_rate rate;
+    struct config_use use;
     enum config_pipeline pipelining;
     uint64_t probe_min_ms, probe_max_ms, connect_ms_max, reply_ms_max, idle_ms_max, age_ms_max;
 };
@@ -155,6 +180,17 @@ void config_error_put(struct buf *to, const char *file, const struct config_erro
  */
 MUST_CHECK enum err config_secret_read(const char *file, struct buf *to, char message[400],
                                        char fix[200]);
+
+/* Do the terms hold for this pair? Addresses as in the envelope: without <>, empty is the null
+ * sender. Without terms: yes. */
+MUST_CHECK bool config_use_matches(const struct config_use *use, struct slice sender,
+                                   struct slice recipient);
+
+/* The same terms, in whatever order; roles do not matter. */
+MUST_CHECK bool config_use_same_terms(const struct config_use *a, const struct config_use *b);
+
+/* As one would write it: "when-down for sender:*@shop.example". */
+void config_use_put(struct buf *to, const struct config_use *use);
 
 /* Effective settings, one "key = value" a line, sections as written: `tasukictl config show`. */
 void config_put(struct buf *to, const struct config *config);

@@ -399,9 +399,11 @@ static bool host_port_parse(const struct config_value *value, const struct targe
 {
     if (!target->has_port) {
         char fix[200];
-        (void)snprintf(fix, sizeof fix,
-                       "most providers take mail on 587: write it behind the name, "
-                       "with a colon");
+        const char *nearest = config_preset_nearest(value->text);
+        (void)snprintf(fix, sizeof fix, "%s%s%s",
+                       nearest != NULL ? "write: " : "most providers take mail on 587: write it ",
+                       nearest != NULL ? nearest : "behind the name, with a colon",
+                       nearest != NULL ? ", if you mean that provider" : "");
         return config_value_refuse(value, value->text, fix, "%s has no port",
                                    config_quote(value->text).text);
     }

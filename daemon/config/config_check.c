@@ -241,8 +241,10 @@ static void check_user(const struct upstream_check *u)
     static const size_t with_user[] = {CONFIG_ROW_UPSTREAM_password_file, CONFIG_ROW_UPSTREAM_auth,
                                        CONFIG_ROW_UPSTREAM_authzid, CONFIG_ROW_UPSTREAM_realm};
     const struct config_mark *user = MARK(u, user);
-    if (is_given(user) && MARK(u, password_file)->state == CONFIG_MARK_DEFAULT) {
-        config_report(u->check->errors, user->place,
+    /* A provider may have one user for everybody. */
+    bool preset = user->state == CONFIG_MARK_DEFAULT && u->upstream->user[0] != '\0';
+    if ((is_given(user) || preset) && MARK(u, password_file)->state == CONFIG_MARK_DEFAULT) {
+        config_report(u->check->errors, preset ? MARK(u, host)->place : user->place,
                       "add a line: password-file = /etc/tasuki/secrets/upstream",
                       "there is a user but no password-file");
     }
@@ -251,7 +253,7 @@ static void check_user(const struct upstream_check *u)
         /* The default, written down, says nothing that could be wrong. */
         bool says_nothing =
             with_user[index] == CONFIG_ROW_UPSTREAM_auth && strcmp(u->upstream->auth, "auto") == 0;
-        if (is_given(mark) && !says_nothing && user->state == CONFIG_MARK_DEFAULT) {
+        if (is_given(mark) && !says_nothing && !preset && user->state == CONFIG_MARK_DEFAULT) {
             config_report(u->check->errors, mark->place, "add a line with user, or remove this one",
                           "%s has no meaning without user", config_settings[with_user[index]].key);
         }
@@ -284,6 +286,7 @@ static void check_upstream(const struct check *c, uint32_t index, bool secrets_c
         .at_top = index == 0 && c->marks->upstream_at_top,
     };
     check_host(&u);
+    config_preset_check(c->config, u.upstream, MARK(&u, host)->place, c->errors);
     check_tls(&u);
     check_user(&u);
     check_orders(c, CONFIG_SECTION_UPSTREAM, u.upstream, u.marks);
@@ -308,6 +311,7 @@ void config_check(const struct config *config, const struct config_marks *marks,
     for (uint32_t index = 0; index < config->upstream_count; index++) {
         check_upstream(&c, index, secrets_checked);
     }
+    config_use_check(config, marks, errors);
 }
 
 /* ---- what the box has to offer ---- */

@@ -326,11 +326,8 @@ static const struct hint *hint_find(enum scope scope, struct slice key)
         "put it into a file of mode 600 and name that: password-file = "
         "/etc/tasuki/secrets/upstream";
     static const struct hint anywhere[] = {
-        {"from", LATER, remove},
-        {"use", LATER, remove},
-        {"password-command", LATER, "use password-file"},
-        {"password", secret, secret_fix},
-        {"pass", secret, secret_fix},
+        {"from", LATER, remove},          {"password-command", LATER, "use password-file"},
+        {"password", secret, secret_fix}, {"pass", secret, secret_fix},
         {"secret", secret, secret_fix},
     };
     static const struct hint host_at_top = {
@@ -539,13 +536,16 @@ static void report_mixed(struct reader *r)
     r->marks.upstream[0][CONFIG_ROW_UPSTREAM_host].state = CONFIG_MARK_BAD;
 }
 
-static void store_default(struct reader *r, size_t row, void *base)
+/* provider: of the upstream that it is a setting of. */
+static void store_default(struct reader *r, size_t row, void *base, enum playbook_provider provider)
 {
     const struct config_setting *setting = &config_settings[row];
-    const struct config_value value = {.setting = setting,
-                                       .key = setting->key,
-                                       .text = slice_from_str(setting->default_text),
-                                       .errors = r->errors};
+    const char *of_provider = playbook_setting(provider, setting->key);
+    const struct config_value value = {
+        .setting = setting,
+        .key = setting->key,
+        .text = slice_from_str(of_provider != NULL ? of_provider : setting->default_text),
+        .errors = r->errors};
     if (value.text.len > 0) {
         CHECK(config_value_store(&value, base)); /* a test stores each of them */
     }
@@ -556,11 +556,12 @@ static void store_defaults(struct reader *r)
     for (size_t row = 0; row < CONFIG_ROW_COUNT; row++) {
         bool of_upstream = config_settings[row].section == CONFIG_SECTION_UPSTREAM;
         if (!of_upstream && r->marks.global[row].state != CONFIG_MARK_GIVEN) {
-            store_default(r, row, r->config);
+            store_default(r, row, r->config, PLAYBOOK_NONE);
         }
         for (uint32_t index = 0; of_upstream && index < r->config->upstream_count; index++) {
             if (r->marks.upstream[index][row].state != CONFIG_MARK_GIVEN) {
-                store_default(r, row, &r->config->upstreams[index]);
+                struct config_upstream *u = &r->config->upstreams[index];
+                store_default(r, row, u, u->host.provider);
             }
         }
     }

@@ -64,6 +64,10 @@ static void put_networks(struct buf *to, const struct config_network_list *list)
 
 static void put_host(struct buf *to, const struct config_host *host)
 {
+    if (host->provider != PLAYBOOK_NONE) {
+        buf_put_str(to, host->preset);
+        return;
+    }
     buf_put_str(to, host->use_mx ? "" : "[");
     buf_put_str(to, host->name);
     buf_put_str(to, host->use_mx ? ":" : "]:");
@@ -141,6 +145,9 @@ void config_put_value(struct buf *to, const struct config_setting *setting, cons
     case CONFIG_TYPE_RATE:
         config_put_rate(to, member);
         break;
+    case CONFIG_TYPE_USE:
+        config_use_put(to, member);
+        break;
     case CONFIG_TYPE_HOSTNAME:
     case CONFIG_TYPE_ADDRESS:
     case CONFIG_TYPE_PATH:
@@ -184,6 +191,7 @@ static bool is_absent(const struct config_setting *setting, const void *base)
     case CONFIG_TYPE_LISTEN:
     case CONFIG_TYPE_NETWORK_LIST:
     case CONFIG_TYPE_HOST:
+    case CONFIG_TYPE_USE:
     case CONFIG_TYPE_AUTH_LIST:
     case CONFIG_TYPE_SIZE:
     case CONFIG_TYPE_DURATION:

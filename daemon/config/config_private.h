@@ -29,6 +29,7 @@ enum config_type {
     CONFIG_TYPE_DURATION,     /* uint64_t, milliseconds */
     CONFIG_TYPE_COUNT,        /* uint32_t */
     CONFIG_TYPE_RATE,         /* struct config_rate */
+    CONFIG_TYPE_USE,          /* struct config_use */
     CONFIG_TYPE_COUNT_AUTO,   /* uint32_t, auto resolved */
     CONFIG_TYPE_BOOL,         /* bool */
     CONFIG_TYPE_TLS,          /* enum config_tls, and so on: words in the enum's order */
@@ -123,8 +124,24 @@ MUST_CHECK bool config_list_next(struct slice *rest, struct slice *out_item);
 /* Why text is no host name, as the end of a sentence that begins with it; NULL when it is one. */
 const char *config_name_problem(struct slice text, bool underscore_allowed);
 
+/* config_preset.c: does a host name a provider of the playbook, whatever follows? */
+bool config_preset_is(struct slice text);
+/* Such a host. */
+MUST_CHECK bool config_preset_host(const struct config_value *value, struct config_host *out);
+/* The provider whose word is nearly that; NULL when none is. */
+const char *config_preset_nearest(struct slice text);
+/* What its provider wants of the rest of the configuration. place: of the host. */
+void config_preset_check(const struct config *config, const struct config_upstream *upstream,
+                         struct config_place place, struct config_errors *errors);
+
 /* config_rate.c */
 MUST_CHECK bool config_rate_judge(const struct config_value *value, struct config_rate *out);
+
+/* config_use.c */
+MUST_CHECK bool config_use_judge(const struct config_value *value, struct config_use *out);
+/* What only shows when all upstreams are read. */
+void config_use_check(const struct config *config, const struct config_marks *marks,
+                      struct config_errors *errors);
 
 /* config_address.c: the judges for everything with an address in it. */
 MUST_CHECK bool config_address_listen_list(const struct config_value *value,

@@ -27,6 +27,7 @@
 #define BYTES_COUNT        sizeof(uint32_t)
 #define BYTES_COUNT_AUTO   sizeof(uint32_t)
 #define BYTES_RATE         sizeof(struct config_rate)
+#define BYTES_USE          sizeof(struct config_use)
 #define BYTES_BOOL         sizeof(bool)
 #define BYTES_TLS          sizeof(uint32_t)
 #define BYTES_PIPELINE     sizeof(uint32_t)

@@ -77,6 +77,7 @@ static struct bounds bounds_of(const struct config_setting *setting)
         [CONFIG_ROW_GLOBAL_connections_per_client] = {1, 100000},
         [CONFIG_ROW_GLOBAL_workers] = {1, WORKERS_MAX},
         [CONFIG_ROW_UPSTREAM_connections] = {1, UPSTREAM_CONNECTIONS_MAX},
+        [CONFIG_ROW_UPSTREAM_connection_messages] = {0, UINT32_MAX},
     };
     struct bounds bounds = rows[setting - config_settings];
     if (bounds.max != 0) {
@@ -454,12 +455,18 @@ static bool judge_networks(const struct config_value *value, void *out)
 
 static bool judge_host(const struct config_value *value, void *out)
 {
-    return config_address_host(value, out);
+    return config_preset_is(value->text) ? config_preset_host(value, out)
+                                         : config_address_host(value, out);
 }
 
 static bool judge_rate(const struct config_value *value, void *out)
 {
     return config_rate_judge(value, out);
+}
+
+static bool judge_use(const struct config_value *value, void *out)
+{
+    return config_use_judge(value, out);
 }
 
 bool config_value_store(const struct config_value *value, void *base)
@@ -480,6 +487,7 @@ bool config_value_store(const struct config_value *value, void *base)
         [CONFIG_TYPE_COUNT] = judge_count,
         [CONFIG_TYPE_COUNT_AUTO] = judge_count_auto,
         [CONFIG_TYPE_RATE] = judge_rate,
+        [CONFIG_TYPE_USE] = judge_use,
         [CONFIG_TYPE_BOOL] = judge_bool,
         [CONFIG_TYPE_TLS] = judge_enum,
         [CONFIG_TYPE_PIPELINE] = judge_enum,

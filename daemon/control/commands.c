@@ -54,7 +54,7 @@ bool is_sending(const struct connection *n, const struct msg_id *id)
 
 static void answer_status(struct connection *n)
 {
-    if (result_begin(n, 128 * 1024)) {
+    if (result_begin(n, 256 * 1024)) {
         status_put(n, &n->inspect->status);
         answer_finish(n);
     }
@@ -127,7 +127,8 @@ static void answer_test(struct connection *n)
 {
     const struct flow_probe *p = n->probe;
     const struct config_upstream *u = &n->c->with.config->upstreams[p->upstream];
-    const struct outcome_row *row = outcome_row(p->outcome);
+    struct playbook_words words =
+        playbook_words(u->host.provider, p->outcome, p->code, slice_from_str(p->text));
     char host[SMTP_DOMAIN_BYTES_MAX + 20];
     if (!result_begin(n, sizeof p->transcript_memory * 7 + 16384)) {
         return;
@@ -144,9 +145,9 @@ static void answer_test(struct connection *n)
     json_put_str(j, "step", p->step);
     json_put_str(j, "to", p->to);
     json_put_str(j, "from", p->from);
-    json_put_str(j, "reason", ok ? "" : row->word);
-    json_put_str(j, "sentence", ok ? "" : row->sentence);
-    json_put_str(j, "hint", ok ? "" : row->hint);
+    json_put_str(j, "reason", ok ? "" : outcome_row(p->outcome)->word);
+    json_put_str(j, "sentence", ok ? "" : words.sentence);
+    json_put_str(j, "hint", ok ? "" : words.hint);
     json_put_u64(j, "code", p->code);
     json_put_str(j, "text", p->text);
     json_open_array(j, "transcript");

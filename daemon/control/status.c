@@ -26,16 +26,58 @@ static const char *verb_s(uint64_t count)
     return count == 1 ? "s" : "";
 }
 
-static const struct flow_upstream_status *first_marked(const struct flow_status *status,
-                                                       uint32_t *out_index)
+/* How bad it is that this one is marked, 0 is worst: its mail waits, another one carries it, it had
+ * none of its own. */
+static uint32_t mark_rank(const struct control *c, const struct flow_status *status, uint32_t index)
 {
+    bool carried = status->upstreams[index].stand_in != 0;
+    bool spare = c->with.config->upstreams[index].use.role == CONFIG_USE_WHEN_DOWN;
+    return spare ? 2 : carried ? 1 : 0;
+}
+
+static const struct flow_upstream_status *
+first_marked(const struct control *c, const struct flow_status *status, uint32_t *out_index)
+{
+    const struct flow_upstream_status *found = NULL;
     for (uint32_t index = 0; index < status->upstream_count; index++) {
-        if (status->upstreams[index].state == FLOW_UPSTREAM_MARKED) {
+        const struct flow_upstream_status *u = &status->upstreams[index];
+        if (u->state == FLOW_UPSTREAM_MARKED &&
+            (found == NULL || mark_rank(c, status, index) < mark_rank(c, status, *out_index))) {
             *out_index = index;
-            return &status->upstreams[index];
+            found = u;
         }
     }
-    return NULL;
+    return found;
+}
+
+static struct playbook_words words_of(const struct config_upstream *config,
+                                      const struct flow_upstream_status *u)
+{
+    return playbook_words(config->host.provider, u->outcome, u->code, slice_from_str(u->text));
+}
+
+static void judge_marked(const struct control *c, const struct flow_status *status,
+                         const struct flow_upstream_status *marked, uint32_t index,
+                         struct verdict *v)
+{
+    uint64_t queued = status->count_by_state[MESSAGE_QUEUED];
+    const char *name = c->with.config->upstreams[index].name;
+    struct playbook_words words = words_of(&c->with.config->upstreams[index], marked);
+    const char *why = words.sentence;
+    v->hint = words.hint;
+    v->level = "attention";
+    if (marked->stand_in != 0) {
+        snprintf(v->sentence, sizeof v->sentence, "%s is down (%s); %s carries its mail.", name,
+                 why, c->with.config->upstreams[marked->stand_in - 1].name);
+    } else if (mark_rank(c, status, index) == 2) {
+        snprintf(v->sentence, sizeof v->sentence,
+                 "%s is down (%s), and could not stand in; no mail goes that way now.", name, why);
+    } else {
+        v->level = queued > 0 ? "trouble" : "attention";
+        snprintf(v->sentence, sizeof v->sentence,
+                 "Mail is not leaving by %s: %s. %" PRIu64 " message%s wait%s; nothing is lost.",
+                 name, why, queued, plural(queued), verb_s(queued));
+    }
 }
 
 /*
@@ -78,7 +120,7 @@ static void judge(const struct control *c, const struct flow_status *status, str
     uint64_t failed = status->count_by_state[MESSAGE_FAILED];
     uint64_t held = status->count_by_state[MESSAGE_HELD];
     uint32_t index = 0;
-    const struct flow_upstream_status *marked = first_marked(status, &index);
+    const struct flow_upstream_status *marked = first_marked(c, status, &index);
     uint32_t slow_index = 0;
     const struct flow_upstream_status *slow = first_slow(c, status, &slow_index);
     v->hint = "";
@@ -88,12 +130,7 @@ static void judge(const struct control *c, const struct flow_status *status, str
                  "The queue cannot be written any more: no mail is taken or sent.");
         v->hint = "Check the disk (dmesg, df), then: systemctl restart tasuki";
     } else if (marked != NULL) {
-        v->level = queued > 0 ? "trouble" : "attention";
-        snprintf(v->sentence, sizeof v->sentence,
-                 "Mail is not leaving by %s: %s. %" PRIu64 " message%s wait%s; nothing is lost.",
-                 c->with.config->upstreams[index].name, outcome_row(marked->outcome)->sentence,
-                 queued, plural(queued), verb_s(queued));
-        v->hint = outcome_row(marked->outcome)->hint;
+        judge_marked(c, status, marked, index, v);
     } else if (!status->accepting) {
         v->level = "trouble";
         snprintf(v->sentence, sizeof v->sentence,
@@ -147,12 +184,12 @@ static void put_queue(struct json *j, const struct flow_status *status)
     json_put_u64(j, "reports", status->reports_made);
 }
 
-static void put_marked(struct json *j, const struct flow_upstream_status *u)
+static void put_marked(struct json *j, const struct flow_upstream_status *u,
+                       struct playbook_words words)
 {
-    const struct outcome_row *row = outcome_row(u->outcome);
-    json_put_str(j, "reason", row->word);
-    json_put_str(j, "sentence", row->sentence);
-    json_put_str(j, "hint", row->hint);
+    json_put_str(j, "reason", outcome_row(u->outcome)->word);
+    json_put_str(j, "sentence", words.sentence);
+    json_put_str(j, "hint", words.hint);
     json_put_u64(j, "code", u->code);
     json_put_str(j, "text", u->text);
     json_put_u64(j, "marked_ms", u->marked_ms);
@@ -193,9 +230,26 @@ static void put_pace(struct json *j, const struct flow_upstream_status *u)
     }
 }
 
-static void put_upstream(struct json *j, const struct config_upstream *config,
+/* Which mail it is for, and who carries that now. */
+static void put_use(struct json *j, const struct config *config, uint32_t index,
+                    const struct flow_upstream_status *u)
+{
+    uint8_t memory[CONFIG_USE_BYTES + CONFIG_USE_TERMS_MAX * 12 + 32];
+    struct buf use;
+    buf_init(&use, memory, sizeof memory);
+    config_use_put(&use, &config->upstreams[index].use);
+    json_put_text(j, "use", buf_slice(&use));
+    if (u->stand_in != 0) {
+        json_put_str(j, "stand_in", config->upstreams[u->stand_in - 1].name);
+    } else {
+        json_put_null(j, "stand_in");
+    }
+}
+
+static void put_upstream(struct json *j, const struct config *whole, uint32_t index,
                          const struct flow_upstream_status *u)
 {
+    const struct config_upstream *config = &whole->upstreams[index];
     static const char *const states[] = {"untried", "well", "marked"};
     char host[SMTP_DOMAIN_BYTES_MAX + 20];
     snprintf(host, sizeof host, config->host.use_mx ? "%s:%u" : "[%s]:%u", config->host.name,
@@ -204,8 +258,9 @@ static void put_upstream(struct json *j, const struct config_upstream *config,
     json_put_str(j, "name", config->name);
     json_put_str(j, "host", host);
     json_put_str(j, "state", states[u->state]);
+    put_use(j, whole, index, u);
     if (u->state == FLOW_UPSTREAM_MARKED) {
-        put_marked(j, u);
+        put_marked(j, u, words_of(config, u));
     }
     json_put_u64(j, "connections", u->connections);
     json_put_u64(j, "connections_max", config->connections);
@@ -266,7 +321,7 @@ void status_put(struct connection *n, const struct flow_status *status)
     put_queue(j, status);
     json_open_array(j, "upstreams");
     for (uint32_t index = 0; index < status->upstream_count; index++) {
-        put_upstream(j, &c->with.config->upstreams[index], &status->upstreams[index]);
+        put_upstream(j, c->with.config, index, &status->upstreams[index]);
     }
     json_close_array(j);
     json_open_array(j, "listeners");

@@ -144,6 +144,12 @@ void delivery_link_open(struct delivery *d, struct flow_link *link)
     session_begin(s);
 }
 
+/* Nobody needs the connection any more. */
+static bool is_farewell(const struct flow_job *job)
+{
+    return msg_id_time_and_sequence(&job->id) == 0;
+}
+
 void delivery_job(struct delivery *d, struct flow_job *job)
 {
     struct session *s = job->link->session;
@@ -154,6 +160,11 @@ void delivery_job(struct delivery *d, struct flow_job *job)
     buf_init(&job->dialogue, job->dialogue_memory, sizeof job->dialogue_memory);
     if (s == NULL || s->quitting || s->state != SESSION_TALKING) {
         delivery_give_back(d, job); /* it crossed our DOWN: untried */
+        return;
+    }
+    if (is_farewell(job)) {
+        session_quit(s);
+        delivery_give_back(d, job);
         return;
     }
     job->msg.next = NULL;

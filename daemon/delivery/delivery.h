@@ -33,6 +33,8 @@ MUST_CHECK enum err delivery_new(struct delivery **out, const struct delivery_co
 
 /* What comes out of the worker's mailbox, by kind. */
 void delivery_link_open(struct delivery *d, struct flow_link *link);
+/* One without a message (its id is all zero) asks the connection to end in peace after what it has
+ * in hand; it comes back untried, like any that comes too late. */
 void delivery_job(struct delivery *d, struct flow_job *job);
 void delivery_probe(struct delivery *d, struct flow_probe *probe);
 void delivery_lookup_back(struct flow_lookup *lookup);

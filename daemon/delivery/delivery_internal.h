@@ -2,6 +2,7 @@
 #ifndef TASUKI_DELIVERY_DELIVERY_INTERNAL_H
 #define TASUKI_DELIVERY_DELIVERY_INTERNAL_H
 
+#include "daemon/delivery/connect.h"
 #include "daemon/delivery/delivery.h"
 #include "daemon/outcome/classify.h"
 #include "daemon/proto/smtp_client.h"
@@ -18,17 +19,18 @@
 #define DELIVERY_RECORDS_KEPT   16384      /* bytes that a place keeps for the next job's records */
 #define DELIVERY_SUSPECTS_MAX   2 /* connections in a row that broke before anything was answered */
 #define DELIVERY_SUSPECT_MS     (60u * 60 * 1000) /* for so long they lower the pipelining */
+#define DELIVERY_PREFERRED_MS   (10u * 60 * 1000) /* then the better address has another chance */
 #define PROBE_MESSAGE_BYTES_MAX 1024
 
 /* Where a connection is. Each value says what is true in it. */
 enum session_state {
     SESSION_LOOKUP,     /* the resolver is asked for addresses */
-    SESSION_CONNECTING, /* a connect to the address in hand is pending */
-    SESSION_RETRYING,   /* it failed; its socket is being closed, then comes the next address */
+    SESSION_CONNECTING, /* its addresses are tried; there is no stream yet */
     SESSION_SECURING,   /* implicit TLS: the handshake goes on, the machine has not begun */
     SESSION_TALKING,    /* the machine runs */
     SESSION_CLOSING,    /* the stream is being closed */
-    SESSION_CLOSED,     /* it is; what is away (lookup, login) is awaited, then the end is told */
+    SESSION_CLOSED,     /* there is none; what is away (look-up, sockets that did not win, login) is
+                           awaited, then the end is told */
 };
 
 enum delivery_job_state {
@@ -84,14 +86,16 @@ struct session {
     bool dropping;                    /* it is we who end it */
     struct io_op timer;
     uint64_t timer_ms;
-    uint64_t step_deadline_ms; /* of connecting and securing */
+    uint64_t step_deadline_ms; /* of securing */
     uint64_t opened_ms, idle_since_ms;
+    uint64_t age_ms_max;     /* the setting's, less up to an eighth */
+    uint32_t messages_taken; /* in hand, ever */
     bool up_told;
     bool quitting; /* no more jobs are taken */
 
     struct flow_lookup lookup;
     bool lookup_away;
-    uint32_t address_at;
+    struct connect connect; /* over the look-up's addresses */
     char peer[64];
 
     struct flow_auth auth;
@@ -141,6 +145,12 @@ struct delivery {
         uint64_t until_ms;
         uint32_t suspects;
     } pipelining[UPSTREAMS_MAX];
+    /* The address that has won against a better one, so that one that is dead costs its time once
+     * and not with every connection. */
+    struct {
+        struct flow_address address;
+        uint64_t until_ms; /* 0: there is none */
+    } preferred[UPSTREAMS_MAX];
     uint64_t connection_count;
     struct flow_msg *back_first, *back_last; /* jobs to give back at the end of this round */
     struct io_op kick;                       /* a timer that is due at once: the end of the round */
@@ -168,8 +178,24 @@ void session_quit(struct session *s);  /* in peace, after the message in hand */
 void session_abort(struct session *s); /* now */
 void session_pump(struct session *s);
 void session_wake(struct session *s); /* the same, at the end of this round */
+/* So old, or so many messages were sent over it, that it takes no further one. */
+bool session_is_worn(const struct session *s);
 /* Ends it; the first reason counts. outcome NONE: in peace. */
 void session_fail(struct session *s, enum outcome outcome, uint16_t code, struct slice text);
+
+/* connecting.c: from the look-up of the name to a connected socket. */
+void connecting_begin(struct session *s);
+void connecting_stop(struct session *s);
+bool connecting_is_over(const struct session *s);
+/* The host that the connection's address belongs to: the certificate is checked against it. */
+const char *connecting_host(const struct session *s);
+/* It was of no use: it is not preferred any longer. */
+void connecting_forget(struct session *s);
+
+/* session.c, for connecting.c */
+void session_connected(struct session *s, int fd);
+/* CLOSED: once nothing is away any more, the end is told and the session is gone. */
+void session_end_when_done(struct session *s);
 
 /* login.c */
 void login_begin(struct session *s, struct slice offered);

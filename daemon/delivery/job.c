@@ -366,6 +366,7 @@ static struct delivery_job *take_waiting(struct session *s)
     s->waiting_first = FLOW_FROM(j->job->msg.next, struct flow_job);
     j->state = DELIVERY_JOB_PENDING;
     j->order = s->job_order++;
+    s->messages_taken++;
     j->begun = j->unreadable = false;
     j->queued_count = j->failed_before = 0;
     s->job_count++;
@@ -389,7 +390,8 @@ bool jobs_begin(struct session *s)
     bool moved = false;
     while (smtp_client_has_room(&s->machine, 1) && s->machine.refused_count == 0) {
         struct delivery_job *j = oldest_pending(s);
-        bool may_take = s->waiting_first != NULL && !s->quitting && s->job_count < DELIVERY_WINDOW;
+        bool may_take = s->waiting_first != NULL && !s->quitting && !session_is_worn(s) &&
+                        s->job_count < DELIVERY_WINDOW;
         if (j == NULL && !may_take) {
             break;
         }
@@ -411,7 +413,8 @@ bool jobs_begin(struct session *s)
 
 void job_recipient(struct session *s, const struct smtp_client_event *event)
 {
-    enum outcome outcome = event->reply.code == 0 ? OUTCOME_REFUSED : classify_event(event);
+    enum outcome outcome =
+        event->reply.code == 0 ? OUTCOME_REFUSED : classify_event(event, s->up->host.provider);
     put_result(s, &s->jobs[event->tag], event->index, outcome, &event->reply,
                event->reply.code == 0 ? slice_from_str(event->detail == NULL ? "" : event->detail)
                                       : event->reply.text);
@@ -446,7 +449,8 @@ void job_done(struct session *s, const struct smtp_client_event *event)
 {
     struct delivery_job *j = &s->jobs[event->tag];
     if (event->accepted_count > 0) {
-        put_rest(s, j, classify_event(event), &event->reply, event->reply.text);
+        put_rest(s, j, classify_event(event, s->up->host.provider), &event->reply,
+                 event->reply.text);
     }
     s->d->pipelining[s->upstream].suspects = 0;
     note_fault(s, j->job);
@@ -484,7 +488,7 @@ void job_lost(struct session *s, const struct smtp_client_event *event)
         }
         return;
     }
-    put_rest(s, j, classify_event(event), &event->reply,
+    put_rest(s, j, classify_event(event, s->up->host.provider), &event->reply,
              event->reply.code != 0  ? event->reply.text
              : event->detail != NULL ? slice_from_str(event->detail)
                                      : slice_of(NULL, 0));

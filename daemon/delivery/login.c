@@ -75,7 +75,7 @@ static void try_next(struct session *s, enum outcome outcome, uint16_t code, str
     } while (s->password_refused && sends_password(name));
     struct flow_auth *auth = &s->auth;
     auth->over_tls = s->machine.tls;
-    snprintf(auth->host, sizeof auth->host, "%s", s->lookup.names[s->address_at]);
+    snprintf(auth->host, sizeof auth->host, "%s", connecting_host(s));
     snprintf(auth->mechanisms, sizeof auth->mechanisms, "%s", name);
     auth->data_len = 0;
     s->auth_challenge_wrong = false;
@@ -154,7 +154,7 @@ void login_result(struct session *s, const struct smtp_reply *reply)
         try_next(s, OUTCOME_PROTOCOL_ERROR, 0, slice_from_str(s->auth.text));
         return;
     }
-    enum outcome outcome = classify_reply(SMTP_CLIENT_STAGE_AUTH, reply, 0);
+    enum outcome outcome = classify_reply(SMTP_CLIENT_STAGE_AUTH, reply, 0, s->up->host.provider);
     s->password_refused = reply->code == 535 && sends_password(s->mechanism);
     if (reply->code < 500) { /* it cannot tell now: another mechanism will not help */
         session_fail(s, outcome, reply->code, smtp_reply_first_line(reply));

@@ -147,7 +147,7 @@ static void keep_reply(struct session *s, const struct smtp_client_event *event)
 {
     const struct smtp_reply *reply = &event->reply;
     struct slice text = smtp_reply_first_line(reply);
-    s->probe->outcome = classify_event(event);
+    s->probe->outcome = classify_event(event, s->up->host.provider);
     s->probe->code = reply->code;
     probe_step(s, smtp_client_stage_word(event->stage));
     snprintf(s->probe->text, sizeof s->probe->text, "%.*s",

@@ -8,8 +8,6 @@
 #include "daemon/base/num.h"
 #include "daemon/delivery/delivery_internal.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -17,7 +15,6 @@
 
 static void on_stream(struct stream *stream, enum stream_event event);
 static void on_timer(struct io_op *op);
-static void end_when_done(struct session *s);
 static bool pull_events(struct session *s);
 
 static uint64_t now_ms(const struct session *s)
@@ -71,7 +68,9 @@ static uint64_t deadline_of(const struct session *s)
     if (s->state == SESSION_TALKING) {
         deadline_ms = u64_min(deadline_ms, smtp_client_deadline_ms(&s->machine));
         if (smtp_client_is_idle(&s->machine) && s->job_count == 0) {
+            /* At its age it goes before a message has to come back from it. */
             deadline_ms = u64_min(deadline_ms, s->idle_since_ms + s->up->idle_ms_max);
+            deadline_ms = u64_min(deadline_ms, s->opened_ms + s->age_ms_max);
         }
     }
     return deadline_ms;
@@ -97,12 +96,6 @@ static void on_timer(struct io_op *op)
         return;
     }
     switch (s->state) {
-    case SESSION_CONNECTING:
-        s->outcome = OUTCOME_CONNECT_TIMEOUT;
-        s->state = SESSION_RETRYING;
-        s->step_deadline_ms = UINT64_MAX;
-        stream_close(&s->stream, false);
-        return;
     case SESSION_SECURING:
         session_fail(s, OUTCOME_TIMED_OUT, 0, SLICE("no answer in the TLS handshake"));
         return;
@@ -113,11 +106,11 @@ static void on_timer(struct io_op *op)
             smtp_client_expire(&s->machine, now_ms(s));
             session_pump(s);
         } else {
-            session_quit(s); /* idle for long enough */
+            session_quit(s); /* idle for long enough, or old */
         }
         return;
     case SESSION_LOOKUP:
-    case SESSION_RETRYING:
+    case SESSION_CONNECTING:
     case SESSION_CLOSING:
     case SESSION_CLOSED:
     default:
@@ -136,14 +129,17 @@ void session_fail(struct session *s, enum outcome outcome, uint16_t code, struct
     s->code = code;
     snprintf(s->text, sizeof s->text, "%.*s", (int)size_min(text.len, sizeof s->text - 1),
              text.len == 0 ? "" : (const char *)text.data);
-    bool has_stream = s->state >= SESSION_CONNECTING && s->state != SESSION_RETRYING;
-    bool stream_closing = s->state == SESSION_RETRYING;
-    s->state = has_stream || stream_closing ? SESSION_CLOSING : SESSION_CLOSED;
+    bool has_stream = s->state == SESSION_SECURING || s->state == SESSION_TALKING;
+    s->state = has_stream ? SESSION_CLOSING : SESSION_CLOSED;
     s->quitting = true;
+    connecting_stop(s);
+    if (outcome != OUTCOME_NONE && has_stream && !s->up_told) {
+        connecting_forget(s);
+    }
     if (has_stream) {
         stream_close(&s->stream, true);
-    } else if (!stream_closing) {
-        end_when_done(s);
+    } else {
+        session_end_when_done(s);
     }
 }
 
@@ -181,10 +177,9 @@ static void tell_probe_end(struct session *s)
     mailbox_send(p->msg.reply_to, &p->msg);
 }
 
-/* CLOSED: once nothing is away any more, the end is told and the session is gone. */
-static void end_when_done(struct session *s)
+void session_end_when_done(struct session *s)
 {
-    if (s->state != SESSION_CLOSED || s->lookup_away || login_end(s)) {
+    if (s->state != SESSION_CLOSED || s->lookup_away || !connecting_is_over(s) || login_end(s)) {
         return;
     }
     jobs_return_all(s);
@@ -218,107 +213,30 @@ void session_quit(struct session *s)
     }
 }
 
-/* ---- connecting ---- */
+/* ---- getting in ---- */
 
-static void connect_next(struct session *s);
+/* Up to an eighth less than the setting, at random, so that connections that were opened together
+ * do not all end together. */
+static uint64_t age_limit(const struct session *s)
+{
+    uint64_t mixed = (s->number ^ s->opened_ms << 20) * 0x9e3779b97f4a7c15u;
+    mixed = (mixed ^ mixed >> 29) * 0xbf58476d1ce4e5b9u;
+    uint64_t eighth_ms = s->up->age_ms_max / 8;
+    return s->up->age_ms_max - (mixed >> 32) % (eighth_ms + 1);
+}
 
 void session_begin(struct session *s)
 {
-    struct flow_lookup *lookup = &s->lookup;
-    snprintf(lookup->host, sizeof lookup->host, "%s", s->up->host.name);
-    lookup->port = s->up->host.port;
-    lookup->use_mx = s->up->host.use_mx;
-    lookup->deadline_ms = now_ms(s) + s->up->connect_ms_max;
-    lookup->msg.kind = FLOW_LOOKUP;
-    lookup->msg.reply_to = s->d->with.self;
     s->opened_ms = now_ms(s);
-    s->state = SESSION_LOOKUP;
-    s->lookup_away = true;
-    probe_step(s, "lookup");
-    mailbox_send(s->d->with.resolver, &lookup->msg);
-}
-
-void delivery_lookup_back(struct flow_lookup *lookup)
-{
-    struct session *s =
-        (struct session *)(void *)((char *)lookup - offsetof(struct session, lookup));
-    s->lookup_away = false;
-    if (s->state == SESSION_CLOSED) {
-        end_when_done(s);
-        return;
-    }
-    CHECK(s->state == SESSION_LOOKUP);
-    if (lookup->outcome != OUTCOME_DELIVERED) {
-        session_fail(s, lookup->outcome, 0, slice_from_str(lookup->text));
-        return;
-    }
-    connect_next(s);
-}
-
-static enum outcome outcome_of_connect(enum err err)
-{
-    if (err == ERR_REFUSED) {
-        return OUTCOME_CONNECTION_REFUSED;
-    }
-    if (err == ERR_RESET) { /* it answered, and hung up before we had looked */
-        return OUTCOME_CONNECTION_LOST;
-    }
-    return err == ERR_TIMEOUT ? OUTCOME_CONNECT_TIMEOUT : OUTCOME_UNREACHABLE;
-}
-
-static void describe_peer(struct session *s, const struct flow_address *address)
-{
-    char text[INET6_ADDRSTRLEN] = "?";
-    const struct sockaddr *any = (const struct sockaddr *)(const void *)&address->address;
-    if (any->sa_family == AF_INET) {
-        const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)any;
-        inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
-        snprintf(s->peer, sizeof s->peer, "%s:%u", text, ntohs(v4->sin_port));
-    } else {
-        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)any;
-        inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
-        snprintf(s->peer, sizeof s->peer, "[%s]:%u", text, ntohs(v6->sin6_port));
-    }
-}
-
-static void connect_next(struct session *s)
-{
-    s->state = SESSION_LOOKUP; /* no stream */
-    while (s->address_at < s->lookup.count) {
-        const struct flow_address *address = &s->lookup.addresses[s->address_at];
-        describe_peer(s, address);
-        probe_step(s, "connect");
-        probe_note(s, "connecting to ");
-        stream_init(&s->stream, s->d->with.io, on_stream);
-        enum err err = stream_connect(
-            &s->stream, (const struct sockaddr *)(const void *)&address->address, address->len);
-        if (err == ERR_OK) {
-            s->state = SESSION_CONNECTING;
-            s->step_deadline_ms = now_ms(s) + s->up->connect_ms_max;
-            arm_timer(s);
-            return;
-        }
-        s->outcome = outcome_of_connect(err);
-        snprintf(s->text, sizeof s->text, "%s: %s", s->peer, err_text(err));
-        s->address_at++;
-    }
-    char words[sizeof s->text];
-    snprintf(words, sizeof words, "%s", s->text);
-    session_fail(s, s->outcome, 0, slice_from_str(words));
-}
-
-/* The name that the certificate must carry: that of the host which the address belongs to. */
-static const char *certificate_name(const struct session *s)
-{
-    return s->lookup.names[s->address_at];
+    s->age_ms_max = age_limit(s);
+    connecting_begin(s);
 }
 
 static void secure(struct session *s)
 {
     s->step_deadline_ms = now_ms(s) + s->up->connect_ms_max;
     probe_step(s, "tls");
-    if (stream_secure(&s->stream, s->d->with.policies[s->upstream], certificate_name(s)) !=
-        ERR_OK) {
+    if (stream_secure(&s->stream, s->d->with.policies[s->upstream], connecting_host(s)) != ERR_OK) {
         session_fail(s, OUTCOME_TLS_FAILED, 0, SLICE("out of memory"));
         return;
     }
@@ -362,8 +280,10 @@ static void begin_machine(struct session *s, enum smtp_client_tls tls)
     session_pump(s);
 }
 
-static void connected(struct session *s)
+void session_connected(struct session *s, int fd)
 {
+    stream_init(&s->stream, s->d->with.io, on_stream);
+    stream_open(&s->stream, fd);
     if (s->up->host.implicit_tls) {
         s->state = SESSION_SECURING;
         secure(s);
@@ -393,6 +313,7 @@ static void tell_up(struct session *s)
     s->up_told = true;
     metric_add(s->d->with.metrics, METRIC_UPSTREAM_CONNECTS, 1);
     metric_add(s->d->with.metrics, METRIC_UPSTREAM_CONNECTIONS, 1);
+    metric_add(s->d->with.metrics, METRIC_UPSTREAM_RESUMED, stream_tls_resumed(&s->stream) ? 1 : 0);
     bool stream = s->machine.mode == SMTP_CLIENT_PIPELINING_STREAM;
     link->window = stream ? DELIVERY_WINDOW : DELIVERY_WINDOW_SHORT;
     link->pipeline = (uint8_t)(s->machine.mode + 1);
@@ -449,7 +370,7 @@ static void learn_from_end(struct session *s, const struct smtp_client_event *ev
 
 static void machine_failed(struct session *s, const struct smtp_client_event *event)
 {
-    enum outcome outcome = classify_event(event);
+    enum outcome outcome = classify_event(event, s->up->host.provider);
     struct slice text = smtp_reply_first_line(&event->reply);
     if (event->failure != SMTP_CLIENT_FAILURE_REPLY && event->detail != NULL) {
         text = slice_from_str(event->detail);
@@ -570,10 +491,17 @@ static void use_idle(struct session *s)
     }
 }
 
-/* Too old a connection takes nothing more; what is under way is brought to its end. */
-static void check_age(struct session *s)
+bool session_is_worn(const struct session *s)
 {
-    if (s->up_told && !s->quitting && now_ms(s) - s->opened_ms > s->up->age_ms_max) {
+    uint32_t messages_max = s->up->connection_messages;
+    return (messages_max > 0 && s->messages_taken >= messages_max) ||
+           now_ms(s) - s->opened_ms >= s->age_ms_max;
+}
+
+/* It takes nothing more; what is under way is brought to its end. */
+static void retire_when_worn(struct session *s)
+{
+    if (s->up_told && !s->quitting && session_is_worn(s)) {
         s->quitting = true;
         jobs_return_waiting(s);
     }
@@ -605,9 +533,10 @@ void session_pump(struct session *s)
     if (s->state != SESSION_TALKING || !pull_events(s)) {
         return;
     }
-    check_age(s);
+    retire_when_worn(s);
     fill_window(s);
     if (s->state == SESSION_TALKING) {
+        retire_when_worn(s);
         use_idle(s);
     }
     if (s->state == SESSION_TALKING && pull_events(s)) {
@@ -666,13 +595,6 @@ static void stream_ended(struct session *s)
 {
     struct stream *stream = &s->stream;
     switch (s->state) {
-    case SESSION_CONNECTING:
-        s->outcome = outcome_of_connect(stream->err);
-        snprintf(s->text, sizeof s->text, "%s: %s", s->peer, err_text(stream->err));
-        s->state = SESSION_RETRYING;
-        s->step_deadline_ms = UINT64_MAX;
-        stream_close(stream, false);
-        return;
     case SESSION_SECURING:
     case SESSION_TALKING:
         if (s->state == SESSION_SECURING || s->machine.state == SMTP_CLIENT_TLS) {
@@ -685,7 +607,7 @@ static void stream_ended(struct session *s)
         session_pump(s);
         return;
     case SESSION_LOOKUP:
-    case SESSION_RETRYING:
+    case SESSION_CONNECTING:
     case SESSION_CLOSING:
     case SESSION_CLOSED:
     default:
@@ -695,22 +617,14 @@ static void stream_ended(struct session *s)
 
 static void stream_closed(struct session *s)
 {
-    if (s->state == SESSION_RETRYING) {
-        s->address_at++;
-        connect_next(s);
-    } else {
-        s->state = SESSION_CLOSED;
-        end_when_done(s);
-    }
+    s->state = SESSION_CLOSED;
+    session_end_when_done(s);
 }
 
 static void on_stream(struct stream *stream, enum stream_event event)
 {
     struct session *s = IO_OWNER(stream, struct session, stream);
     switch (event) {
-    case STREAM_EVENT_CONNECTED:
-        connected(s);
-        return;
     case STREAM_EVENT_DATA:
         data_came(s);
         return;
@@ -727,8 +641,11 @@ static void on_stream(struct stream *stream, enum stream_event event)
         stream_ended(s);
         return;
     case STREAM_EVENT_CLOSED:
-    default:
         stream_closed(s);
+        return;
+    case STREAM_EVENT_CONNECTED: /* it is given a connected socket */
+    default:
+        UNREACHABLE("a stream's event that never comes here");
     }
 }
 
@@ -737,7 +654,7 @@ void delivery_auth_back(struct flow_auth *auth)
     struct session *s = (struct session *)(void *)((char *)auth - offsetof(struct session, auth));
     s->auth_away = false;
     if (s->state == SESSION_CLOSED) {
-        end_when_done(s);
+        session_end_when_done(s);
         return;
     }
     if (s->state == SESSION_TALKING) {

@@ -62,7 +62,8 @@ struct flow_intake {
     uint64_t body_bytes;   /* APPEND: received so far; COMMIT: the body's */
     struct slice sender;   /* COMMIT: for routing; borrowed until the answer */
     uint32_t recipient_count;
-    uint32_t epoch;  /* the queue thread's own */
+    uint32_t epoch;            /* the queue thread's own */
+    struct queue_split *split; /* likewise, while it has the intake */
     enum err result; /* OK; FULL: no room, 452; anything else: 451. Not OK: nothing of it is left */
 };
 
@@ -225,9 +226,10 @@ struct flow_upstream_status {
     enum flow_upstream_state state;
     enum outcome outcome; /* MARKED: why */
     uint16_t code;
-    char text[256];                        /* MARKED: the words; untrusted */
-    uint64_t marked_ms;                    /* since when, wall clock */
-    uint64_t next_probe_ms;                /* MARKED: when it is tried next */
+    char text[256];         /* MARKED: the words; untrusted */
+    uint64_t marked_ms;     /* since when, wall clock */
+    uint64_t next_probe_ms; /* MARKED: when it is tried next */
+    uint16_t stand_in; /* MARKED: who carries its mail meanwhile, index + 1; 0: nobody, it waits */
     uint32_t connections;                  /* open now */
     uint32_t busy;                         /* with a job */
     uint64_t delivered, deferred, refused; /* recipients, since start */

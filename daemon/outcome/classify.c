@@ -14,6 +14,8 @@
  */
 #include "daemon/outcome/classify.h"
 
+#include "schema/reply_pattern.h"
+
 #include <errno.h>
 
 #define AT(stage) (1u << SMTP_CLIENT_STAGE_##stage)
@@ -150,80 +152,12 @@ static const struct row rows[] = {
 
 /* ---- matching ---- */
 
-static bool code_matches(const char *pattern, uint16_t code)
-{
-    const uint8_t digits[] = {(uint8_t)('0' + code / 100), (uint8_t)('0' + code / 10 % 10),
-                              (uint8_t)('0' + code % 10)};
-    for (size_t index = 0; index < sizeof digits; index++) {
-        bool wanted = pattern[index] >= '0' && pattern[index] <= '9';
-        if (wanted && (uint8_t)pattern[index] != digits[index]) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Pattern: three fields by dots, each a number or "x". */
-static bool enhanced_matches(const char *pattern, const uint16_t enhanced[3])
-{
-    const char *at = pattern;
-    for (size_t field = 0; field < 3; field++) {
-        bool any = *at == 'x';
-        uint32_t number = 0;
-        at += any ? 1 : 0;
-        while (*at >= '0' && *at <= '9') {
-            number = number * 10 + (uint32_t)(*at - '0');
-            at++;
-        }
-        at += *at == '.' ? 1 : 0;
-        if (!any && number != enhanced[field]) {
-            return false;
-        }
-    }
-    return enhanced[0] != 0;
-}
-
-static bool is_word_byte(uint8_t byte)
-{
-    uint8_t lower = ascii_lower(byte);
-    return (lower >= 'a' && lower <= 'z') || (byte >= '0' && byte <= '9') || byte >= 0x80;
-}
-
-/* Whether text holds the word, bounded by what is no letter and no digit. A "*" at the end leaves
- * that end open. */
-static bool has_word(struct slice text, struct slice word)
-{
-    bool open_end = word.len > 0 && word.data[word.len - 1] == '*';
-    word.len -= open_end ? 1 : 0;
-    for (size_t at = 0; at + word.len <= text.len; at++) {
-        bool begins = at == 0 || !is_word_byte(text.data[at - 1]);
-        size_t end = at + word.len;
-        if (begins && slice_equal_nocase(slice_of(text.data + at, word.len), word) &&
-            (open_end || end == text.len || !is_word_byte(text.data[end]))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool words_match(const char *pattern, struct slice text)
-{
-    struct slice words = slice_from_str(pattern);
-    while (words.len > 0) {
-        size_t end = slice_find(words, '|');
-        if (has_word(text, slice_head(words, end))) {
-            return true;
-        }
-        words = slice_tail(words, end + 1);
-    }
-    return false;
-}
-
 struct happening {
     enum smtp_client_stage stage;
     enum smtp_client_failure failure;
     struct smtp_reply reply;
     bool others;
+    enum playbook_provider provider;
 };
 
 static bool row_matches(const struct row *row, const struct happening *h)
@@ -231,16 +165,37 @@ static bool row_matches(const struct row *row, const struct happening *h)
     if ((row->stages & (1u << h->stage)) == 0 || (row->what & (1u << h->failure)) == 0) {
         return false;
     }
-    return (row->code == NULL || code_matches(row->code, h->reply.code)) &&
-           (row->enhanced == NULL || enhanced_matches(row->enhanced, h->reply.enhanced)) &&
+    return (row->code == NULL || reply_code_matches(row->code, h->reply.code)) &&
+           (row->enhanced == NULL || reply_enhanced_matches(row->enhanced, h->reply.enhanced)) &&
            (!row->others || h->others) &&
-           (row->words == NULL || words_match(row->words, h->reply.text));
+           (row->words == NULL || reply_words_match(row->words, h->reply.text));
+}
+
+static enum playbook_where where_of(enum smtp_client_stage stage)
+{
+    if ((AT(CONNECT) | AT(GREETING) | AT(EHLO)) & (1u << stage)) {
+        return PLAYBOOK_HELLO;
+    }
+    return stage == SMTP_CLIENT_STAGE_AUTH ? PLAYBOOK_LOGIN : PLAYBOOK_MESSAGE;
+}
+
+static const struct playbook_reply *of_provider(const struct happening *h)
+{
+    bool said = h->failure == SMTP_CLIENT_FAILURE_REPLY && h->reply.code >= 400;
+    bool somewhere = ((AT(STARTTLS) | AT(TLS) | AT(IDLE) | AT(QUIT)) & (1u << h->stage)) == 0;
+    return said && somewhere ? playbook_reply(h->provider, where_of(h->stage), h->reply.code,
+                                              h->reply.enhanced, h->reply.text)
+                             : NULL;
 }
 
 static enum outcome look_up(struct happening h)
 {
     if (h.reply.enhanced[0] != h.reply.code / 100) {
         memset(h.reply.enhanced, 0, sizeof h.reply.enhanced);
+    }
+    const struct playbook_reply *known = of_provider(&h);
+    if (known != NULL) {
+        return known->outcome;
     }
     for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
         if (row_matches(&rows[index], &h)) {
@@ -253,37 +208,39 @@ static enum outcome look_up(struct happening h)
 /* ---- what is asked ---- */
 
 enum outcome classify_reply(enum smtp_client_stage stage, const struct smtp_reply *reply,
-                            uint32_t accepted_count)
+                            uint32_t accepted_count, enum playbook_provider provider)
 {
     return look_up((struct happening){.stage = stage,
+                                      .provider = provider,
                                       .failure = SMTP_CLIENT_FAILURE_REPLY,
                                       .reply = *reply,
                                       .others = accepted_count > 0});
 }
 
-enum outcome classify_event(const struct smtp_client_event *event)
+enum outcome classify_event(const struct smtp_client_event *event, enum playbook_provider provider)
 {
     switch (event->type) {
     case SMTP_CLIENT_EVENT_RECIPIENT:
         if (event->reply.code == 0) {
             return OUTCOME_DAMAGED; /* an address that was judged when it came, and is none now */
         }
-        return classify_reply(event->stage, &event->reply, event->accepted_count);
+        return classify_reply(event->stage, &event->reply, event->accepted_count, provider);
     case SMTP_CLIENT_EVENT_DONE:
         if (event->accepted_count == 0) {
             return OUTCOME_NONE;
         }
-        return classify_reply(event->stage, &event->reply, event->accepted_count);
+        return classify_reply(event->stage, &event->reply, event->accepted_count, provider);
     case SMTP_CLIENT_EVENT_AUTH_RESULT:
         if (event->reply.code == 235) {
             return OUTCOME_NONE;
         }
-        return classify_reply(SMTP_CLIENT_STAGE_AUTH, &event->reply, 0);
+        return classify_reply(SMTP_CLIENT_STAGE_AUTH, &event->reply, 0, provider);
     case SMTP_CLIENT_EVENT_LOST:
     case SMTP_CLIENT_EVENT_FAILED:
         return look_up((struct happening){.stage = event->stage,
                                           .failure = event->failure,
                                           .reply = event->reply,
+                                          .provider = provider,
                                           .others = event->accepted_count > 0});
     case SMTP_CLIENT_EVENT_STARTTLS:
     case SMTP_CLIENT_EVENT_AUTH:

@@ -9,12 +9,15 @@
  *     against a message: its row's action is UPSTREAM
  *   - a 4yz never fails a message for good
  *   - an enhanced code that contradicts the first digit of the basic one is not looked at
+ *
+ * provider: whose rows of schema/playbook.def are looked at before; NONE: nobody's.
  */
 #ifndef TASUKI_OUTCOME_CLASSIFY_H
 #define TASUKI_OUTCOME_CLASSIFY_H
 
 #include "daemon/proto/smtp_client.h"
 #include "schema/outcome.h"
+#include "schema/playbook.h"
 
 /*
  * An event of the SMTP client: RECIPIENT for that recipient; DONE for those who share its reply;
@@ -22,7 +25,7 @@
  * nothing happened to anybody: DONE without a recipient, a login that was accepted, every other
  * event.
  */
-enum outcome classify_event(const struct smtp_client_event *event);
+enum outcome classify_event(const struct smtp_client_event *event, enum playbook_provider provider);
 
 /*
  * A reply alone.
@@ -30,7 +33,7 @@ enum outcome classify_event(const struct smtp_client_event *event);
  *   accepted_count  at RCPT: recipients accepted before this one. RFC 5321 4.5.3.1.10
  */
 enum outcome classify_reply(enum smtp_client_stage stage, const struct smtp_reply *reply,
-                            uint32_t accepted_count);
+                            uint32_t accepted_count, enum playbook_provider provider);
 
 /* A connect that failed, by errno. */
 enum outcome classify_connect(int error);

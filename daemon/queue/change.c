@@ -61,7 +61,8 @@ enum err queue_change_load(struct queue *q, struct queue_change *c, const struct
     if (err != ERR_OK) {
         return err;
     }
-    c->upstream = queue_upstream_by_route(q, c->old.route);
+    c->upstream = queue_home(q, &c->old, c->envelope_sound ? &c->envelope : NULL);
+    c->via = c->upstream;
     c->next = c->old;
     c->fates = c->old.recipients;
     c->rcpts = c->envelope_sound ? c->envelope.recipients : slice_of(NULL, 0);
@@ -135,7 +136,7 @@ static void note_move(struct queue *q, struct queue_change *c, enum lifecycle fr
         move.text = after->text;
         move.connection = c->connection;
         move.duration_ms = c->duration_ms;
-        move.upstream = slice_from_str(c->upstream->config->name);
+        move.upstream = slice_from_str(c->via->config->name);
         move.peer = c->peer;
         move.tls = c->tls;
     }
@@ -314,7 +315,7 @@ static enum err stay(struct queue *q, struct queue_change *c)
     }
     if (err == ERR_OK && c->next.state == MESSAGE_QUEUED) {
         struct sched_item item = queue_item(c->id, &c->next);
-        queue_due_later(q, queue_upstream_by_route(q, c->next.route), &item);
+        queue_due_later(q, c->upstream, &item);
     }
     return err;
 }

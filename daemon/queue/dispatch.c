@@ -32,6 +32,11 @@ static struct queue_job *own_job(struct flow_job *job)
     return (struct queue_job *)(void *)((char *)job - offsetof(struct queue_job, job));
 }
 
+struct queue_upstream *queue_job_home(struct flow_job *job)
+{
+    return own_job(job)->home;
+}
+
 /* ---- leases ---- */
 
 bool queue_is_leased(const struct queue *q, const struct msg_id *id)
@@ -119,9 +124,32 @@ void queue_refill(struct queue *q)
 
 /* ---- handing out ---- */
 
+/* How many its connections could take, of its own and of those whose mail it carries. */
 static uint32_t due_count(const struct queue *q, struct queue_upstream *u)
 {
-    return sched_due_count(&u->sched, q->now_ms, UPSTREAM_CONNECTIONS_MAX + 1);
+    const uint32_t max = UPSTREAM_CONNECTIONS_MAX + 1;
+    uint32_t count = 0;
+    for (uint32_t at = 0; at < q->upstream_count && count < max; at++) {
+        if (queue_carries(q, u, &q->upstreams[at])) {
+            count += sched_due_count_for(&q->upstreams[at].sched, &u->sched, q->now_ms, max);
+        }
+    }
+    uint32_t room = sched_rate_room(&u->sched, q->now_ms); /* of all of them together */
+    count = count < max ? count : max;
+    return count < room ? count : room;
+}
+
+/* Whose entry its connections take next: its own and those of whom it carries for, by turns. NULL:
+ * nothing may go now. */
+static struct queue_upstream *next_home(const struct queue *q, const struct queue_upstream *u)
+{
+    for (uint32_t step = 1; step <= q->upstream_count; step++) {
+        struct queue_upstream *home = &q->upstreams[(u->turn + step) % q->upstream_count];
+        if (queue_carries(q, u, home) && sched_due_for(&home->sched, &u->sched, q->now_ms)) {
+            return home;
+        }
+    }
+    return NULL;
 }
 
 /* How many connections have work. */
@@ -147,8 +175,9 @@ static struct queue_link *idlest(const struct queue *q, struct queue_upstream *u
     for (uint32_t index = 0; index < u->link_count; index++) {
         struct queue_link *l = &u->links[index];
         bool may_work = l->out > 0 || busy < u->sched.concurrency;
-        if (l->state == QUEUE_LINK_UP && may_work && l->out < room && l->out < l->link.window &&
-            q->now_ms >= l->rests_until_ms && (best == NULL || l->out < best->out)) {
+        if (l->state == QUEUE_LINK_UP && l->parting == QUEUE_FAREWELL_NONE && may_work &&
+            l->out < room && l->out < l->link.window && q->now_ms >= l->rests_until_ms &&
+            (best == NULL || l->out < best->out)) {
             best = l;
         }
     }
@@ -199,37 +228,48 @@ static void learn_pipeline(struct queue *q, struct queue_upstream *u, const stru
     log_end(&line);
 }
 
-static void open_links(struct queue *q, struct queue_upstream *u)
+bool queue_open_link(struct queue *q, struct queue_upstream *u, bool probe)
 {
-    bool probe = false;
-    uint32_t waiting = due_count(q, u);
     for (uint32_t index = 0; index < u->link_count; index++) {
         struct queue_link *l = &u->links[index];
         if (l->state != QUEUE_LINK_CLOSED) {
             continue;
-        }
-        if (q->store_failed || !sched_may_open(&u->sched, q->now_ms, waiting, &probe)) {
-            return;
         }
         sched_opening(&u->sched, probe);
         l->state = QUEUE_LINK_OPENING;
         l->was_up = false;
         l->had_worked = false;
         l->rests_until_ms = 0;
+        l->parting = QUEUE_FAREWELL_NONE;
         l->link.probe = probe;
         l->link.pipeline_max = pipeline_bearable(q, u);
         l->link.anomaly[0] = '\0';
         l->link.worker = (uint16_t)(q->next_worker++ % q->with.worker_count);
         l->link.open.kind = FLOW_LINK_OPEN;
         mailbox_send(q->with.workers[l->link.worker], &l->link.open);
+        return true;
+    }
+    return false;
+}
+
+static void open_links(struct queue *q, struct queue_upstream *u)
+{
+    bool probe = false;
+    uint32_t waiting = due_count(q, u);
+    while (!q->store_failed && sched_may_open(&u->sched, q->now_ms, waiting, &probe) &&
+           queue_open_link(q, u, probe)) {
     }
 }
 
 static void give_job(struct queue *q, struct queue_upstream *u, struct queue_link *l,
-                     struct queue_job *j, const struct sched_item *item)
+                     struct queue_job *j, struct queue_upstream *home,
+                     const struct sched_item *item)
 {
     struct flow_job *job = &j->job;
     j->state = QUEUE_JOB_OUT;
+    j->home = home;
+    home->carried += home != u;
+    u->turn = (uint32_t)(home - q->upstreams);
     l->out++;
     u->leased++;
     u->memory_used = true;
@@ -258,7 +298,7 @@ static void dispatch_one(struct queue *q, struct queue_upstream *u)
         open_links(q, u);
         return;
     }
-    while (sched_due(&u->sched, q->now_ms)) {
+    for (struct queue_upstream *home = next_home(q, u); home != NULL; home = next_home(q, u)) {
         struct queue_link *l = idlest(q, u);
         if (l == NULL) {
             break;
@@ -270,10 +310,10 @@ static void dispatch_one(struct queue *q, struct queue_upstream *u)
         }
         struct queue_job *j = free_job(l);
         struct sched_item item;
-        if (j == NULL || !sched_take(&u->sched, q->now_ms, &item)) {
+        if (j == NULL || !sched_take_for(&home->sched, &u->sched, q->now_ms, &item)) {
             break;
         }
-        give_job(q, u, l, j, &item);
+        give_job(q, u, l, j, home, &item);
         if (l->out > 1) {
             open_links(q, u);
         }
@@ -283,9 +323,17 @@ static void dispatch_one(struct queue *q, struct queue_upstream *u)
 
 void queue_dispatch(struct queue *q)
 {
-    for (uint32_t at = 0; at < q->upstream_count; at++) {
-        dispatch_one(q, &q->upstreams[at]);
+    queue_stand_ins(q);
+    /* Those that are marked come first: a probe that has come up has its one job before stand-ins
+     * take the rest. */
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        for (uint32_t at = 0; at < q->upstream_count; at++) {
+            if (sched_is_marked(&q->upstreams[at].sched) == (pass == 0)) {
+                dispatch_one(q, &q->upstreams[at]);
+            }
+        }
     }
+    queue_pool_tend(q);
 }
 
 /* ---- what workers say ---- */
@@ -343,7 +391,8 @@ void queue_link_down(struct queue *q, struct flow_link *link)
     struct queue_upstream *u = queue_upstream_of(q, link);
     struct queue_link *l = own_link(link);
     CHECK(l->state == QUEUE_LINK_OPENING || l->state == QUEUE_LINK_UP);
-    l->state = l->out > 0 ? QUEUE_LINK_DRAINING : QUEUE_LINK_CLOSED;
+    bool drains = l->out > 0 || l->parting == QUEUE_FAREWELL_SAID;
+    l->state = drains ? QUEUE_LINK_DRAINING : QUEUE_LINK_CLOSED;
     learn_pipeline(q, u, link);
     uint64_t probe_before_ms = u->sched.probe_ms;
     sched_connection_down(&u->sched, link->down_outcome, l->was_up, l->had_worked, q->now_ms,
@@ -426,6 +475,9 @@ static void count_results(struct queue *q, struct queue_upstream *u, struct queu
         answered(q, u);
     }
     sched_job_back(&u->sched, a.spent, a.succeeded, q->now_ms);
+    if (a.succeeded) {
+        sched_warm_delivered(&u->warm, q->now_ms);
+    }
     if (a.throttled) {
         note_throttle(q, u, job);
     }
@@ -439,7 +491,7 @@ void queue_job_back(struct queue *q, struct flow_job *job)
     CHECK(j->state == QUEUE_JOB_OUT && l->out > 0);
     j->state = QUEUE_JOB_SETTLING;
     l->out--;
-    if (l->state == QUEUE_LINK_DRAINING && l->out == 0) {
+    if (l->state == QUEUE_LINK_DRAINING && l->out == 0 && l->parting != QUEUE_FAREWELL_SAID) {
         l->state = QUEUE_LINK_CLOSED;
     }
     if (!job->tried && !job->damaged) {
@@ -466,7 +518,8 @@ void queue_job_free(struct queue *q, struct flow_job *job)
 static uint64_t rest_over_ms(const struct queue *q, const struct queue_upstream *u)
 {
     uint64_t over_ms = UINT64_MAX;
-    for (uint32_t index = 0; sched_due(&u->sched, q->now_ms) && index < u->link_count; index++) {
+    bool waits = next_home(q, u) != NULL;
+    for (uint32_t index = 0; waits && index < u->link_count; index++) {
         const struct queue_link *l = &u->links[index];
         if (l->state == QUEUE_LINK_UP && l->rests_until_ms > q->now_ms) {
             over_ms = u64_min(over_ms, l->rests_until_ms);
@@ -485,6 +538,13 @@ uint64_t queue_wake_ms(const struct queue *q)
         const struct queue_upstream *u = &q->upstreams[at];
         wake_ms = u64_min(wake_ms, sched_wake_ms(&u->sched, q->now_ms));
         wake_ms = u64_min(wake_ms, rest_over_ms(q, u));
+        wake_ms = u64_min(wake_ms, queue_pool_wake_ms(q, u));
+        for (uint32_t other = 0; u->carriers != 0 && other < q->upstream_count; other++) {
+            const struct queue_upstream *by = &q->upstreams[other];
+            if (by != u && queue_carries(q, by, u)) {
+                wake_ms = u64_min(wake_ms, sched_wake_for_ms(&u->sched, &by->sched, q->now_ms));
+            }
+        }
     }
     return q->unsettled == NULL ? wake_ms : u64_min(wake_ms, q->unsettled_ms);
 }

@@ -62,7 +62,7 @@ static void redirect(struct queue *q, struct queue_change *c, enum flow_edit_act
         next->state = MESSAGE_HELD; /* it has failed, and that was told: somebody has to decide */
     }
     if (next->state == MESSAGE_QUEUED) {
-        struct queue_upstream *u = queue_upstream_by_route(q, c->old.route);
+        struct queue_upstream *u = c->upstream;
         if (next->route != u->route) {
             next->outage_base = queue_outage_ms(q, u);
         }

@@ -31,6 +31,7 @@ static bool scratches_new(struct queue *q)
            scratch_new(&q->trail, RECORD_TRAIL_BYTES_MAX) &&
            scratch_new(&q->moves, RECORD_TRAIL_MOVES_MAX * RECORD_MOVE_BYTES_MAX) &&
            scratch_new(&q->header, MAIL_DSN_ORIGINAL_BYTES_MAX) &&
+           scratch_new(&q->piece, BODY_CHUNK_BYTES_MAX) &&
            scratch_new(&q->history, RECORD_HISTORY_HEAD_BYTES + envelope_bytes + state_bytes +
                                         RECORD_TRAIL_BYTES_MAX);
 }
@@ -55,6 +56,7 @@ static enum err upstream_init(struct queue *q, struct queue_upstream *u,
     _Static_assert(sizeof limits.rate == sizeof config->rate.most, "kinds and spans are the same");
     memcpy(limits.rate, config->rate.most, sizeof limits.rate);
     sched_init(&u->sched, &limits);
+    u->warm.span_ms = u->config->idle_ms_max;
     for (uint32_t index = 0; index < u->link_count; index++) {
         struct queue_link *l = &u->links[index];
         l->link.upstream = (uint16_t)(u - q->upstreams);
@@ -93,6 +95,7 @@ enum err queue_new(struct queue **out, const struct queue_config *config)
             goto out;
         }
     }
+    queue_routes_init(q);
     *out = q;
     return ERR_OK;
 out:
@@ -110,8 +113,9 @@ void queue_free(struct queue **queue)
         free(q->upstreams[index].links);
     }
     free(q->upstreams);
-    struct buf *const scratches[] = {&q->old_state, &q->new_state, &q->fates,  &q->envelope,
-                                     &q->trail,     &q->moves,     &q->header, &q->history};
+    struct buf *const scratches[] = {&q->old_state, &q->new_state, &q->fates,
+                                     &q->envelope,  &q->trail,     &q->moves,
+                                     &q->header,    &q->history,   &q->piece};
     for (size_t index = 0; index < sizeof scratches / sizeof scratches[0]; index++) {
         free(scratches[index]->data);
     }
@@ -137,23 +141,6 @@ uint64_t queue_entropy(struct queue *q)
 {
     q->entropy = sched_mix(q->entropy);
     return q->entropy;
-}
-
-struct queue_upstream *queue_upstream_by_route(struct queue *q, uint32_t route)
-{
-    for (uint32_t index = 0; index < q->upstream_count; index++) {
-        if (q->upstreams[index].route == route) {
-            return &q->upstreams[index];
-        }
-    }
-    return &q->upstreams[0];
-}
-
-/* Routes by sender come with their setting. */
-struct queue_upstream *queue_route(struct queue *q, struct slice sender)
-{
-    (void)sender;
-    return &q->upstreams[0];
 }
 
 struct sched_item queue_item(const struct msg_id *id, const struct record_state *state)
@@ -220,10 +207,15 @@ static void take(struct queue *q, struct flow_msg *msg)
 {
     switch ((enum flow_kind)msg->kind) {
     case FLOW_JOB:
+        if (queue_pool_farewell_back(FLOW_FROM(msg, struct flow_job))) {
+            return;
+        }
         queue_job_back(q, FLOW_FROM(msg, struct flow_job));
         queue_batch_add(q, msg);
         return;
     case FLOW_INTAKE:
+        queue_take_intake(q, FLOW_FROM(msg, struct flow_intake));
+        return;
     case FLOW_EDIT:
         queue_batch_add(q, msg);
         return;
@@ -271,13 +263,15 @@ static void look_at_room(struct queue *q)
     log_end(&line);
 }
 
-/* Until the mailbox's bell or the next due time. */
+/* Until the mailbox's bell or the next due time. With a store that has failed nothing is due any
+ * more: a time that has gone by would stay so, and be waited for without an end. */
 static void wait_for_work(struct queue *q)
 {
     uint64_t wake_ms = u64_min(queue_wake_ms(q), q->upkeep_ms);
     wake_ms = u64_min(wake_ms, q->carrying ? q->carry_until_ms : UINT64_MAX);
+    wake_ms = q->store_failed ? UINT64_MAX : wake_ms;
     int timeout_ms = 60000;
-    if (wake_ms <= q->now_ms) {
+    if (wake_ms <= q->now_ms || q->splits != NULL) {
         timeout_ms = 0;
     } else if (wake_ms - q->now_ms < 60000) {
         timeout_ms = (int)(wake_ms - q->now_ms) + 1;
@@ -312,6 +306,7 @@ void *queue_run(void *queue)
             msg = next;
         }
         queue_take_unsettled(q);
+        queue_split_copy(q);
         if (q->batch_count > 0 && !q->store_failed && !q->stopping) {
             queue_dispatch(q); /* what is known to be due need not wait for this commit */
         }

@@ -4,6 +4,7 @@
 
 #include "daemon/queue/queue.h"
 #include "daemon/sched/sched.h"
+#include "daemon/sched/sched_warm.h"
 #include "schema/event.h"
 #include "schema/record_history.h"
 #include "schema/record_upstream.h"
@@ -39,6 +40,13 @@ enum queue_link_state {
     QUEUE_LINK_DRAINING, /* DOWN came, but jobs that crossed it are still to come back */
 };
 
+/* Each value says what is true in it. */
+enum queue_farewell {
+    QUEUE_FAREWELL_NONE, /* the connection may have work */
+    QUEUE_FAREWELL_SAID, /* it is asked to end, and gets nothing more */
+    QUEUE_FAREWELL_HEARD /* the worker has done so; the end is on its way */
+};
+
 enum queue_job_state {
     QUEUE_JOB_FREE,
     QUEUE_JOB_OUT,      /* a worker has it: its message is leased */
@@ -48,6 +56,7 @@ enum queue_job_state {
 struct queue_job {
     struct flow_job job;
     enum queue_job_state state;
+    struct queue_upstream *home; /* whose entry of the index it is; its link may be a stand-in's */
 };
 
 struct queue_link {
@@ -58,6 +67,9 @@ struct queue_link {
     bool had_worked;         /* at least one job was answered on this connection */
     uint64_t rests_until_ms; /* a job came back untried: it is about to end, or out of memory */
     struct queue_job jobs[QUEUE_JOBS_PER_LINK];
+    uint64_t idle_since_ms; /* UINT64_MAX: it is not idle; pool.c's, as the rest */
+    enum queue_farewell parting;
+    struct flow_job farewell; /* a job without a message: the connection is to end in peace */
 };
 
 struct queue_upstream {
@@ -66,12 +78,37 @@ struct queue_upstream {
     struct sched_upstream sched;
     struct queue_link *links; /* owned, config->connections of them */
     uint32_t link_count;
-    uint32_t leased;               /* jobs OUT or SETTLING */
+    uint32_t leased;        /* jobs OUT or SETTLING, on its links */
+    uint32_t promised;      /* messages that the open transaction routes to it */
+    uint64_t chosen;        /* when it was last chosen among several: q->choices then */
+    uint32_t peers, spares; /* sets, by index: who may stand in for it. Peers take mail of the same
+                               kind by themselves, spares do not */
+    uint32_t carriers;      /* set: who does now */
+    uint64_t carried;       /* jobs that they got since it was marked */
+    uint32_t turn;          /* whose entry its connections had last: index */
     struct record_upstream memory; /* what is remembered of it across restarts */
     char pipeline_reason[RECORD_PIPELINE_REASON_BYTES_MAX + 1]; /* memory's */
+    struct sched_warm warm;
     bool memory_changed;                /* since it was last committed: soon */
     bool memory_used;                   /* a job was handed out since: now and then */
     struct flow_upstream_status status; /* counters and words; the rest is filled in when asked */
+};
+
+/* One of the messages that an intake becomes. */
+struct queue_part {
+    struct msg_id id;
+    struct queue_upstream *upstream;
+    uint32_t recipient_count;
+};
+
+/* An intake whose recipients go by different upstreams. Owned by its intake. */
+struct queue_split {
+    struct queue_split *next;   /* bodies still to be copied */
+    struct flow_intake *intake; /* borrowed */
+    uint32_t part_count;
+    struct queue_part parts[UPSTREAMS_MAX]; /* the first has the intake's id */
+    uint32_t pieces_copied;
+    uint8_t part_of[SMTP_RECIPIENTS_MAX]; /* in the envelope's order */
 };
 
 /* What the sched learns once the transaction has committed. */
@@ -106,9 +143,13 @@ struct queue {
     struct flow_msg failed_msg;
     uint32_t upstream_count;
     struct queue_upstream *upstreams; /* owned */
+    bool by_recipient;                /* a message may be split: some upstream is for recipients */
+    uint64_t choices;                 /* among several upstreams, so far */
+    struct queue_split *splits;       /* linked: whose bodies are being copied, in order */
 
     struct flow_msg *batch[QUEUE_BATCH_MAX];
     uint32_t batch_count;
+    uint32_t batch_due; /* entries of due that it may need, at most */
     size_t batch_bytes; /* of pieces in it */
     bool carrying;      /* a transaction is open that holds pieces alone, already answered */
     size_t carried_bytes;
@@ -128,7 +169,7 @@ struct queue {
     uint64_t upstreams_saved_ms;
 
     struct buf old_state, new_state, fates; /* scratch, for one record each */
-    struct buf envelope, trail, history, moves, header;
+    struct buf envelope, trail, history, moves, header, piece;
     struct mail_dsn_recipient *dsn_recipients; /* owned, SMTP_RECIPIENTS_MAX: scratch of report.c */
 };
 
@@ -147,6 +188,7 @@ uint64_t queue_clock_us(void);
 struct queue_change {
     const struct msg_id *id;
     struct queue_upstream *upstream; /* the one it is routed to */
+    struct queue_upstream *via;      /* over which the attempt was made; else as upstream */
     struct record_state old, next;   /* over q->old_state; next.recipients is set by finish */
     struct record_envelope envelope; /* over q->envelope; meaningless when it is damaged */
     bool envelope_sound;
@@ -195,13 +237,18 @@ uint64_t queue_digest_due_ms(const struct queue *q);
 MUST_CHECK enum err queue_apply_intake(struct queue *q, struct flow_intake *intake);
 MUST_CHECK enum err queue_apply_job(struct queue *q, struct flow_job *job);
 MUST_CHECK enum err queue_apply_edit(struct queue *q, struct flow_edit *edit);
+/* A message as it stands when it has just come in. Its body is appended. upstream NULL: it is to be
+ * found. */
+MUST_CHECK enum err queue_add_message(struct queue *q, const struct msg_id *id,
+                                      struct slice envelope, struct queue_upstream *upstream);
 /* A message made here, with its body in memory. */
 MUST_CHECK enum err queue_add_own(struct queue *q, const struct msg_id *id, struct slice body,
                                   uint16_t flags, struct slice sender, struct slice recipient,
                                   struct slice subject);
 
-/* upkeep.c. At the start: messages of an upstream that is configured no more go by the first one,
- * and what is due later than any retry could be is due now. */
+/* upkeep.c. At the start: messages of an upstream that is configured no more are routed anew, each
+ * as a whole by the first recipient that it still has, and what is due later than any retry could
+ * be is due now. */
 MUST_CHECK enum err queue_adopt_strays(struct queue *q);
 /* Each minute: the trash, the history, the digest, what is remembered of upstreams, readers. Its
  * own transactions. */
@@ -222,13 +269,54 @@ void queue_job_free(struct queue *q, struct flow_job *job);
 bool queue_is_leased(const struct queue *q, const struct msg_id *id);
 void queue_refill(struct queue *q);
 uint64_t queue_wake_ms(const struct queue *q);
+/* Opens a connection in a free place. False: there is none. */
+bool queue_open_link(struct queue *q, struct queue_upstream *u, bool probe);
+
+/* pool.c: connections that have nothing to do. */
+void queue_pool_tend(struct queue *q);
+uint64_t queue_pool_wake_ms(const struct queue *q, const struct queue_upstream *u);
+/* Takes the job when it is a farewell. */
+bool queue_pool_farewell_back(struct flow_job *job);
 void queue_fill_status(const struct queue *q, struct flow_status *out);
 
 struct queue_upstream *queue_upstream_of(struct queue *q, const struct flow_link *link);
-/* The upstream with that route; the first when none has it. */
+/* The upstream in whose index the job's entry stands. */
+struct queue_upstream *queue_job_home(struct flow_job *job);
+
+/* route.c: which way. At the start: */
+void queue_routes_init(struct queue *q);
+/* The upstream with that route, NULL when none has it. */
 struct queue_upstream *queue_upstream_by_route(struct queue *q, uint32_t route);
-/* The upstream a new message of this sender goes to. */
-struct queue_upstream *queue_route(struct queue *q, struct slice sender);
+/* The upstream whose terms fit, NULL when none do. */
+struct queue_upstream *queue_route_for(struct queue *q, struct slice sender,
+                                       struct slice recipient);
+/* For all else: of those without terms the one with the least to do. */
+struct queue_upstream *queue_route_rest(struct queue *q);
+/* One of the two. */
+struct queue_upstream *queue_route(struct queue *q, struct slice sender, struct slice recipient);
+/* The upstream of a message, chosen anew when its own is configured no more. envelope NULL: it
+ * cannot be read. */
+struct queue_upstream *queue_home(struct queue *q, const struct record_state *state,
+                                  const struct record_envelope *envelope);
+/* Who stands in for whom from now on; said in the log. Each round, before anything is handed out.
+ */
+void queue_stand_ins(struct queue *q);
+/* Do by's connections take u's entries? Its own always. */
+bool queue_carries(const struct queue *q, const struct queue_upstream *by,
+                   const struct queue_upstream *u);
+
+/* split.c: a message that becomes several. A new message, or a part of one, goes into the batch;
+ * one that is to be split when its bodies are copied. */
+void queue_take_intake(struct queue *q, struct flow_intake *intake);
+/* Copies some more of the first in q->splits, each round; all of all of them at the end. */
+void queue_split_copy(struct queue *q);
+/* Adds the messages, within the open transaction; the first has its last piece already. */
+MUST_CHECK enum err queue_split_add(struct queue *q, const struct flow_intake *intake);
+/* All bodies of an intake, split or not, within the open transaction. */
+MUST_CHECK enum err queue_split_discard(struct queue *q, const struct flow_intake *intake);
+void queue_split_log(struct queue *q, const struct flow_intake *intake);
+void queue_split_free(struct flow_intake *intake);
+
 /* How long the upstream has been out of order, in all. */
 uint64_t queue_outage_ms(const struct queue *q, const struct queue_upstream *u);
 
@@ -244,6 +332,8 @@ void queue_batch_add(struct queue *q, struct flow_msg *msg);
 void queue_batch_commit(struct queue *q);
 /* Commits what is carried, if anything is: before any other transaction, or a look at the index. */
 void queue_carry_end(struct queue *q);
+/* It failed with err and is answered, or tried again later; what was appended for it goes. */
+void queue_answer_failed(struct queue *q, struct flow_msg *msg, enum err err);
 /* Adds the jobs that found no room before, when it is time. */
 void queue_take_unsettled(struct queue *q);
 /* The store can be written no more: everybody is told, main ends the process. Invariant 21. */

@@ -44,7 +44,7 @@ static const char *why_not(struct queue *q, const struct queue_upstream *u)
     if (!q->with.config->reports) {
         return "reports = no";
     }
-    if (u->memory.null_refused_q > q->now_ms) {
+    if (!u->config->null_sender || u->memory.null_refused_q > q->now_ms) {
         return "the upstream does not take reports: it refuses the null sender";
     }
     return rate_allows(q) ? NULL : "more than report-rate within an hour";
@@ -129,7 +129,7 @@ static uint32_t gather(struct queue *q, struct queue_change *c, uint8_t told)
             .address = rcpt.path,
             .orcpt = rcpt.orcpt,
             .remote =
-                fate.code != 0 ? slice_from_str(c->upstream->config->host.name) : slice_of(NULL, 0),
+                fate.code != 0 ? slice_from_str(c->via->config->host.name) : slice_of(NULL, 0),
             .sentence = row->sentence,
             .hint = told == RECORD_FATE_TOLD_FAILED ? hint_for_sender(fate.outcome) : "",
             .code = fate.code,
@@ -239,7 +239,8 @@ static enum err queue_one(struct queue *q, struct queue_change *c, const struct 
 enum err queue_report(struct queue *q, struct queue_change *c, uint8_t told, bool *out_told)
 {
     struct about about = about_of(told);
-    const char *problem = why_not(q, c->upstream);
+    /* The report itself goes by the null sender's route. */
+    const char *problem = why_not(q, queue_route(q, slice_of(NULL, 0), c->envelope.sender));
     *out_told = problem == NULL;
     if (problem != NULL) {
         if (told == RECORD_FATE_TOLD_FAILED) {

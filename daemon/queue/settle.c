@@ -17,15 +17,25 @@ static uint32_t kib_of(uint64_t bytes)
     return kib > UINT32_MAX ? UINT32_MAX : (uint32_t)kib;
 }
 
-/* A message as it stands when it has just come in. */
-static enum err add_message(struct queue *q, const struct msg_id *id, struct slice envelope)
+/* By the first recipient: where they go different ways, it was split. */
+static struct queue_upstream *route_of(struct queue *q, const struct record_envelope *e)
+{
+    struct slice rcpts = e->recipients;
+    struct record_rcpt rcpt = {0};
+    (void)!record_rcpt_next(&rcpts, &rcpt);
+    return queue_route(q, e->sender, rcpt.path);
+}
+
+enum err queue_add_message(struct queue *q, const struct msg_id *id, struct slice envelope,
+                           struct queue_upstream *upstream)
 {
     struct record_envelope e;
     enum err err = record_envelope_get(envelope, &e);
     if (err != ERR_OK) {
         return err;
     }
-    struct queue_upstream *u = queue_route(q, e.sender);
+    struct queue_upstream *u = upstream != NULL ? upstream : route_of(q, &e);
+    u->promised++;
     buf_reset(&q->fates);
     const struct record_recipient fresh = {.state = RECIPIENT_QUEUED};
     for (uint32_t index = 0; index < e.recipient_count; index++) {
@@ -67,12 +77,13 @@ enum err queue_apply_intake(struct queue *q, struct flow_intake *intake)
         intake->epoch = q->intake_epoch;
     } else if (intake->epoch != q->intake_epoch) {
         intake->result = q->intake_lost; /* earlier pieces may be gone */
-        return store_body_discard(q->with.store, &intake->id);
+        return queue_split_discard(q, intake);
     }
-    if (!store_has_room(q->with.store, intake->piece.len + intake->envelope.len)) {
+    uint64_t parts = intake->split == NULL ? 1 : intake->split->part_count;
+    if (!store_has_room(q->with.store, (intake->piece.len + intake->envelope.len) * parts)) {
         q->effects.refusals++;
         intake->result = ERR_FULL;
-        return store_body_discard(q->with.store, &intake->id);
+        return queue_split_discard(q, intake);
     }
     if (intake->piece.len > 0) {
         enum err err =
@@ -81,8 +92,11 @@ enum err queue_apply_intake(struct queue *q, struct flow_intake *intake)
             return err;
         }
     }
-    return intake->step == FLOW_INTAKE_COMMIT ? add_message(q, &intake->id, intake->envelope)
-                                              : ERR_OK;
+    if (intake->step != FLOW_INTAKE_COMMIT) {
+        return ERR_OK;
+    }
+    return intake->split != NULL ? queue_split_add(q, intake)
+                                 : queue_add_message(q, &intake->id, intake->envelope, NULL);
 }
 
 enum err queue_add_own(struct queue *q, const struct msg_id *id, struct slice body, uint16_t flags,
@@ -122,7 +136,7 @@ enum err queue_add_own(struct queue *q, const struct msg_id *id, struct slice bo
     uint8_t fates_memory[64], state_memory[QUEUE_OWN_STATE_BYTES];
     buf_init(&q->fates, fates_memory, sizeof fates_memory);
     buf_init(&q->new_state, state_memory, sizeof state_memory);
-    err = add_message(q, id, buf_slice(&encoded));
+    err = queue_add_message(q, id, buf_slice(&encoded), NULL);
     q->fates = fates;
     q->new_state = new_state;
     return err;
@@ -160,8 +174,7 @@ static bool is_poison(const struct queue_change *c, enum outcome outcome)
 {
     bool of_connection = outcome == OUTCOME_CONNECTION_LOST || outcome == OUTCOME_TIMED_OUT ||
                          outcome == OUTCOME_PROTOCOL_ERROR;
-    return of_connection && c->old.attempts > 0 &&
-           c->upstream->status.last_delivery_ms > c->old.last_q;
+    return of_connection && c->old.attempts > 0 && c->via->status.last_delivery_ms > c->old.last_q;
 }
 
 /* One recipient's new fate from its result. */
@@ -262,6 +275,7 @@ static enum err settle(struct queue *q, struct queue_change *c, struct flow_job 
 {
     struct queue_upstream *u = queue_upstream_of(q, job->link);
     struct settled settled = {0};
+    c->via = u;
     c->connection = job->connection;
     c->duration_ms = job->duration_ms;
     c->peer = slice_from_str(job->link->peer);
@@ -298,8 +312,9 @@ static void note_null_refused(struct queue *q, const struct queue_change *c,
         job->results[0].outcome != OUTCOME_SENDER_REFUSED) {
         return;
     }
-    c->upstream->memory.null_refused_q = q->now_ms + QUEUE_NULL_REFUSED_MS;
-    c->upstream->memory_changed = true;
+    struct queue_upstream *u = queue_upstream_of(q, job->link);
+    u->memory.null_refused_q = q->now_ms + QUEUE_NULL_REFUSED_MS;
+    u->memory_changed = true;
 }
 
 enum err queue_apply_job(struct queue *q, struct flow_job *job)
@@ -307,7 +322,7 @@ enum err queue_apply_job(struct queue *q, struct flow_job *job)
     if (!job->tried && !job->damaged) {
         struct sched_item item = {
             .due_ms = job->due_ms, .id = job->id, .flow = job->flow, .size_kib = job->size_kib};
-        queue_due_later(q, queue_upstream_of(q, job->link), &item); /* its entry never moved */
+        queue_due_later(q, queue_job_home(job), &item); /* its entry never moved */
         return ERR_OK;
     }
     struct queue_change c;

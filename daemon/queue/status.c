@@ -30,7 +30,8 @@ static void fill_pace(const struct queue *q, const struct queue_upstream *u, uin
     out->forecast_ms = backlog == 0 || forecast_ms == UINT64_MAX ? 0 : forecast_ms;
 }
 
-static void fill_upstream(const struct queue_upstream *u, struct flow_upstream_status *out)
+static void fill_upstream(const struct queue *q, const struct queue_upstream *u,
+                          struct flow_upstream_status *out)
 {
     *out = u->status;
     out->state = u->sched.breaker == SCHED_BREAKER_UNTRIED ? FLOW_UPSTREAM_UNTRIED
@@ -39,6 +40,10 @@ static void fill_upstream(const struct queue_upstream *u, struct flow_upstream_s
     out->outcome = u->sched.reason;
     out->marked_ms = u->sched.marked_ms;
     out->next_probe_ms = u->sched.probe_ms;
+    for (uint32_t at = q->upstream_count; at > 0; at--) {
+        bool carries = (u->carriers & 1u << (at - 1)) != 0;
+        out->stand_in = carries ? (uint16_t)at : out->stand_in; /* the first of them */
+    }
     out->connections = u->sched.connections - u->sched.opening;
     for (uint32_t index = 0; index < u->link_count; index++) {
         out->busy += u->links[index].out > 0;
@@ -85,7 +90,7 @@ void queue_fill_status(const struct queue *q, struct flow_status *out)
         out->sending += u->leased;
         list_sending(u, out);
         oldest_ms = u64_min(oldest_ms, sched_oldest_due_ms(&u->sched));
-        fill_upstream(u, &out->upstreams[at]);
+        fill_upstream(q, u, &out->upstreams[at]);
         fill_pace(q, u, summary.count_by_state[MESSAGE_QUEUED], &out->upstreams[at]);
     }
     out->oldest_due_ms = oldest_ms == UINT64_MAX ? 0 : oldest_ms;

@@ -33,6 +33,16 @@ static enum err apply(struct queue *q, struct flow_msg *msg)
     }
 }
 
+/* A transaction has done nothing yet. */
+static void nothing_done(struct queue *q)
+{
+    q->due_count = 0;
+    q->effects = (struct queue_effects){0};
+    for (uint32_t at = 0; at < q->upstream_count; at++) {
+        q->upstreams[at].promised = 0;
+    }
+}
+
 /* What was carried is gone, and with it pieces of messages that are still coming in: those hear err
  * with their next piece. */
 static void carried_lost(struct queue *q, enum err err)
@@ -101,8 +111,7 @@ static enum err transact(struct queue *q, struct flow_msg *const *batch, uint32_
     if (q->store_failed) {
         return ERR_IN_DOUBT;
     }
-    q->due_count = 0;
-    q->effects = (struct queue_effects){0};
+    nothing_done(q);
     enum err err = q->carrying ? ERR_OK : store_begin(q->with.store);
     if (err != ERR_OK) {
         return err;
@@ -123,8 +132,7 @@ void queue_carry_end(struct queue *q)
     if (!q->carrying || q->store_failed) {
         return;
     }
-    q->due_count = 0;
-    q->effects = (struct queue_effects){0};
+    nothing_done(q);
     enum err err = commit(q);
     if (err != ERR_OK && err != ERR_FULL && err != ERR_NO_MEMORY) {
         queue_store_has_failed(q, err);
@@ -139,6 +147,7 @@ static void answer(struct queue *q, struct flow_msg *msg, enum err err)
         if (err != ERR_OK) {
             intake->result = err;
         }
+        queue_split_free(intake);
         mailbox_send(msg->reply_to, msg);
         return;
     }
@@ -205,11 +214,10 @@ void queue_committed(struct queue *q)
     if (done->upkeep_ms != 0) {
         q->upkeep_ms = u64_min(q->upkeep_ms, done->upkeep_ms);
     }
-    q->effects = (struct queue_effects){0};
     for (uint32_t index = 0; index < q->due_count; index++) {
         sched_add(&q->due[index].upstream->sched, &q->due[index].item);
     }
-    q->due_count = 0;
+    nothing_done(q);
 }
 
 static void committed(struct queue *q, struct flow_msg *const *batch, uint32_t count)
@@ -217,6 +225,8 @@ static void committed(struct queue *q, struct flow_msg *const *batch, uint32_t c
     for (uint32_t index = 0; index < count; index++) {
         if (batch[index]->kind == FLOW_EDIT) {
             forget_edited(q, FLOW_FROM(batch[index], struct flow_edit));
+        } else if (batch[index]->kind == FLOW_INTAKE) {
+            queue_split_log(q, FLOW_FROM(batch[index], struct flow_intake));
         }
     }
     queue_committed(q);
@@ -229,7 +239,7 @@ static void discard_body(struct queue *q, const struct flow_intake *intake)
     if (q->store_failed || store_begin(q->with.store) != ERR_OK) {
         return; /* the next start discards it */
     }
-    if (store_body_discard(q->with.store, &intake->id) != ERR_OK) {
+    if (queue_split_discard(q, intake) != ERR_OK) {
         store_abort(q->with.store);
     } else if (store_commit(q->with.store) == ERR_IN_DOUBT) {
         queue_store_has_failed(q, ERR_IN_DOUBT);
@@ -253,7 +263,7 @@ static void log_damaged(struct queue *q, const struct msg_id *about)
     log_end(&line);
 }
 
-static void answer_failed(struct queue *q, struct flow_msg *msg, enum err err)
+void queue_answer_failed(struct queue *q, struct flow_msg *msg, enum err err)
 {
     if (msg->kind == FLOW_JOB && (err == ERR_FULL || err == ERR_NO_MEMORY)) {
         settle_later(q, msg);
@@ -283,7 +293,7 @@ static void transact_singly(struct queue *q)
         if (err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
             queue_store_has_failed(q, err);
         }
-        answer_failed(q, q->batch[index], err);
+        queue_answer_failed(q, q->batch[index], err);
     }
 }
 
@@ -292,6 +302,7 @@ void queue_batch_commit(struct queue *q)
     if (q->batch_count == 0) {
         return;
     }
+    q->batch_bytes = q->batch_due = 0;
     enum err err = transact(q, q->batch, q->batch_count, true);
     if (err == ERR_FULL || err == ERR_NO_MEMORY || err == ERR_DAMAGED) {
         transact_singly(q);
@@ -311,15 +322,19 @@ void queue_batch_commit(struct queue *q)
 
 void queue_batch_add(struct queue *q, struct flow_msg *msg)
 {
-    q->batch[q->batch_count++] = msg;
+    uint32_t due = QUEUE_DUE_EACH;
     if (msg->kind == FLOW_INTAKE) {
-        q->batch_bytes += FLOW_FROM(msg, struct flow_intake)->piece.len;
+        const struct flow_intake *intake = FLOW_FROM(msg, struct flow_intake);
+        uint32_t parts = intake->split == NULL ? 1 : intake->split->part_count;
+        q->batch_bytes += intake->piece.len * parts;
+        due = parts > due ? parts : due;
     }
+    q->batch[q->batch_count++] = msg;
+    q->batch_due += due;
     /* An edit is many messages at once. */
     if (q->batch_count == QUEUE_BATCH_MAX || q->batch_bytes >= QUEUE_BATCH_BYTES_MAX ||
-        msg->kind == FLOW_EDIT) {
+        q->batch_due + UPSTREAMS_MAX > sizeof q->due / sizeof q->due[0] || msg->kind == FLOW_EDIT) {
         queue_batch_commit(q);
-        q->batch_bytes = 0;
     }
 }
 
@@ -342,8 +357,7 @@ void queue_take_unsettled(struct queue *q)
 enum err queue_transaction_begin(struct queue *q)
 {
     queue_carry_end(q);
-    q->due_count = 0;
-    q->effects = (struct queue_effects){0};
+    nothing_done(q);
     return q->store_failed ? ERR_IN_DOUBT : store_begin(q->with.store);
 }
 

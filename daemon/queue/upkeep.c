@@ -229,6 +229,25 @@ enum err queue_remember(struct queue *q)
 
 /* ---- at the start ---- */
 
+/* The upstream that a message goes by; without its envelope none of the terms fit. */
+static enum err home_of(struct queue *q, const struct msg_id *id, const struct record_state *state,
+                        struct queue_upstream **out)
+{
+    struct slice bytes;
+    struct record_envelope envelope;
+    *out = queue_upstream_by_route(q, state->route);
+    if (*out != NULL) {
+        return ERR_OK;
+    }
+    enum err err = store_envelope_get(q->with.store, id, &bytes);
+    if (err == ERR_FULL || err == ERR_IO || err == ERR_NO_MEMORY) {
+        return err;
+    }
+    bool sound = err == ERR_OK && record_envelope_get(bytes, &envelope) == ERR_OK;
+    *out = queue_home(q, state, sound ? &envelope : NULL);
+    return ERR_OK;
+}
+
 static enum err adopt(struct queue *q, const struct msg_id *id, uint64_t latest_ms)
 {
     struct slice bytes;
@@ -242,9 +261,14 @@ static enum err adopt(struct queue *q, const struct msg_id *id, uint64_t latest_
     if (record_state_get(buf_slice(&q->old_state), &state) != ERR_OK) {
         return ERR_OK;
     }
-    struct queue_upstream *u = queue_upstream_by_route(q, state.route);
+    struct queue_upstream *u = NULL;
+    err = home_of(q, id, &state, &u);
+    if (err != ERR_OK) {
+        return err;
+    }
     if (state.route != u->route) {
         state.outage_base = queue_outage_ms(q, u);
+        u->promised++;
     }
     state.route = u->route;
     state.upstream = slice_from_str(u->config->name);

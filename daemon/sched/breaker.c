@@ -57,7 +57,7 @@ void sched_connection_up(struct sched_upstream *s)
 static void mark(struct sched_upstream *s, enum outcome outcome, uint64_t now_ms, uint64_t entropy)
 {
     if (!sched_is_marked(s)) {
-        s->marked_ms = now_ms;
+        s->marked_ms = s->outage_from_ms = now_ms;
     }
     uint64_t wait_ms =
         sched_doubled(s->limits.probe_min_ms, s->probe_failures, s->limits.probe_max_ms);
@@ -122,8 +122,18 @@ bool sched_upstream_answered(struct sched_upstream *s, uint64_t now_ms)
 
 uint64_t sched_outage_ms(const struct sched_upstream *s, uint64_t now_ms)
 {
-    uint64_t present_ms = sched_is_marked(s) && now_ms > s->marked_ms ? now_ms - s->marked_ms : 0;
-    return sched_later(s->outage_ms_total, present_ms);
+    bool counts = sched_is_marked(s) && !s->stood_in && now_ms > s->outage_from_ms;
+    return sched_later(s->outage_ms_total, counts ? now_ms - s->outage_from_ms : 0);
+}
+
+void sched_stand_in(struct sched_upstream *s, bool stood_in, uint64_t now_ms)
+{
+    if (stood_in == s->stood_in) {
+        return;
+    }
+    s->outage_ms_total = sched_outage_ms(s, now_ms);
+    s->outage_from_ms = now_ms;
+    s->stood_in = stood_in;
 }
 
 void sched_probe_now(struct sched_upstream *s, uint64_t now_ms)

@@ -158,7 +158,9 @@ struct sched_upstream {
     uint64_t marked_ms;       /* since when */
     uint64_t probe_ms;        /* WAITING: when the next probe goes */
     uint32_t probe_failures;  /* in a row */
-    uint64_t outage_ms_total; /* of the times it was marked before this one */
+    uint64_t outage_ms_total; /* of the times that are over */
+    bool stood_in;            /* another upstream carries its mail */
+    uint64_t outage_from_ms;  /* marked, and not stood in: since when the present time counts */
     uint32_t connections;     /* opening or open */
     uint32_t opening;
     uint64_t open_after_ms; /* another one was refused while some work: no more before this */
@@ -220,11 +222,31 @@ void sched_add(struct sched_upstream *s, const struct sched_item *item);
  */
 MUST_CHECK bool sched_take(struct sched_upstream *s, uint64_t now_ms, struct sched_item *out_item);
 
+/*
+ * The same for a stand-in: by takes an entry of s. Whose turn it is is s's affair, whether anything
+ * may go now is by's: its pause, its rates. sched_job_back is then said to by. by == s is
+ * sched_take.
+ */
+MUST_CHECK bool sched_take_for(struct sched_upstream *s, struct sched_upstream *by, uint64_t now_ms,
+                               struct sched_item *out_item);
+
 /* Would sched_take find one? */
 bool sched_due(const struct sched_upstream *s, uint64_t now_ms);
 
+/* Would sched_take_for? */
+bool sched_due_for(const struct sched_upstream *s, const struct sched_upstream *by,
+                   uint64_t now_ms);
+
 /* How many could be taken now, counted up to max (at most SCHED_DUE_COUNT_MAX). */
 uint32_t sched_due_count(struct sched_upstream *s, uint64_t now_ms, uint32_t max);
+
+/* How many of s by could take; of several that by takes from each count is of it alone. */
+uint32_t sched_due_count_for(struct sched_upstream *s, const struct sched_upstream *by,
+                             uint64_t now_ms, uint32_t max);
+
+/* Entries in memory, due or not. Where there are more on disk only (s->beyond) it is the least that
+ * there can be. */
+uint64_t sched_waiting(const struct sched_upstream *s);
 
 /* A message left the index by a command. False when it was not in memory. */
 bool sched_remove(struct sched_upstream *s, const struct msg_id *id);
@@ -290,9 +312,13 @@ static inline bool sched_is_marked(const struct sched_upstream *s)
     return s->breaker == SCHED_BREAKER_WAITING || s->breaker == SCHED_BREAKER_PROBING;
 }
 
-/* How long it has been marked, in all, the present time included. What a message's age is measured
- * against must not grow with it: this at now less this when the message came. */
+/* How long it has been marked with nobody to stand in for it, in all, the present time included.
+ * What a message's age is measured against must not grow with it: this at now less this when the
+ * message came. */
 uint64_t sched_outage_ms(const struct sched_upstream *s, uint64_t now_ms);
+
+/* Whether another upstream carries its mail from now on: then what it waits is no outage. */
+void sched_stand_in(struct sched_upstream *s, bool stood_in, uint64_t now_ms);
 
 /* An operator wants it tried now. */
 void sched_probe_now(struct sched_upstream *s, uint64_t now_ms);
@@ -300,6 +326,11 @@ void sched_probe_now(struct sched_upstream *s, uint64_t now_ms);
 /* When something will change by time alone: the next due entry, probe, end of a pause, room in a
  * rate; UINT64_MAX: nothing. */
 uint64_t sched_wake_ms(const struct sched_upstream *s, uint64_t now_ms);
+
+/* The same for what by could take of s: its next due entry, the end of by's pause, room in by's
+ * rates. */
+uint64_t sched_wake_for_ms(const struct sched_upstream *s, const struct sched_upstream *by,
+                           uint64_t now_ms);
 
 /* ---- the pace ---- */
 

@@ -362,34 +362,56 @@ static bool any_due(const struct sched_upstream *s, uint64_t now_ms)
     return s->ready_count > 0 || (s->future != NOBODY && s->nodes[s->future].item.due_ms <= now_ms);
 }
 
-bool sched_due(const struct sched_upstream *s, uint64_t now_ms)
+bool sched_due_for(const struct sched_upstream *s, const struct sched_upstream *by, uint64_t now_ms)
 {
-    return any_due(s, now_ms) && !sched_is_paused(s, now_ms) && sched_rate_room(s, now_ms) > 0;
+    return any_due(s, now_ms) && !sched_is_paused(by, now_ms) && sched_rate_room(by, now_ms) > 0;
 }
 
-uint32_t sched_due_count(struct sched_upstream *s, uint64_t now_ms, uint32_t max)
+bool sched_due(const struct sched_upstream *s, uint64_t now_ms)
+{
+    return sched_due_for(s, s, now_ms);
+}
+
+uint32_t sched_due_count_for(struct sched_upstream *s, const struct sched_upstream *by,
+                             uint64_t now_ms, uint32_t max)
 {
     CHECK(max <= SCHED_DUE_COUNT_MAX);
     mature(s, now_ms);
-    if (sched_is_paused(s, now_ms)) {
+    if (sched_is_paused(by, now_ms)) {
         return 0;
     }
-    uint32_t room = sched_rate_room(s, now_ms);
+    uint32_t room = sched_rate_room(by, now_ms);
     uint32_t count = s->ready_count < max ? s->ready_count : max;
     return count < room ? count : room;
 }
 
-bool sched_take(struct sched_upstream *s, uint64_t now_ms, struct sched_item *out_item)
+uint32_t sched_due_count(struct sched_upstream *s, uint64_t now_ms, uint32_t max)
+{
+    return sched_due_count_for(s, s, now_ms, max);
+}
+
+uint64_t sched_waiting(const struct sched_upstream *s)
+{
+    return (uint64_t)s->count + s->late_count;
+}
+
+bool sched_take_for(struct sched_upstream *s, struct sched_upstream *by, uint64_t now_ms,
+                    struct sched_item *out_item)
 {
     mature(s, now_ms);
-    if (!sched_due(s, now_ms)) {
+    if (!sched_due_for(s, by, now_ms)) {
         return false;
     }
     uint16_t node = sched_fair_take(s, now_ms);
     *out_item = s->nodes[node].item;
     forget_node(s, node);
-    sched_rate_taken(s, now_ms);
+    sched_rate_taken(by, now_ms);
     return true;
+}
+
+bool sched_take(struct sched_upstream *s, uint64_t now_ms, struct sched_item *out_item)
+{
+    return sched_take_for(s, s, now_ms, out_item);
 }
 
 bool sched_remove(struct sched_upstream *s, const struct msg_id *id)
@@ -445,23 +467,29 @@ void sched_refilled(struct sched_upstream *s, const struct sched_item *items, si
 
 /* ---- the clock ---- */
 
+uint64_t sched_wake_for_ms(const struct sched_upstream *s, const struct sched_upstream *by,
+                           uint64_t now_ms)
+{
+    if (s->count + s->late_count == 0) {
+        return UINT64_MAX;
+    }
+    uint64_t gate_ms = u64_max(by->pause_until_ms, sched_rate_next_ms(by, now_ms));
+    if (by->connections == 0) {
+        gate_ms = u64_max(gate_ms, by->open_after_ms);
+    }
+    if (any_due(s, now_ms)) {
+        /* What may go now waits for a connection or a job to come back, not for the clock. */
+        return u64_min(scout_ms(s), gate_ms > now_ms             ? gate_ms
+                                    : now_ms < by->open_after_ms ? by->open_after_ms
+                                                                 : UINT64_MAX);
+    }
+    return u64_min(scout_ms(s), u64_max(s->nodes[s->future].item.due_ms, gate_ms));
+}
+
 uint64_t sched_wake_ms(const struct sched_upstream *s, uint64_t now_ms)
 {
     if (s->breaker == SCHED_BREAKER_WAITING) {
         return s->connections == 0 || s->connections > s->opening ? s->probe_ms : UINT64_MAX;
     }
-    if (s->count + s->late_count == 0) {
-        return UINT64_MAX;
-    }
-    uint64_t gate_ms = u64_max(s->pause_until_ms, sched_rate_next_ms(s, now_ms));
-    if (s->connections == 0) {
-        gate_ms = u64_max(gate_ms, s->open_after_ms);
-    }
-    if (any_due(s, now_ms)) {
-        /* What may go now waits for a connection or a job to come back, not for the clock. */
-        return u64_min(scout_ms(s), gate_ms > now_ms            ? gate_ms
-                                    : now_ms < s->open_after_ms ? s->open_after_ms
-                                                                : UINT64_MAX);
-    }
-    return u64_min(scout_ms(s), u64_max(s->nodes[s->future].item.due_ms, gate_ms));
+    return sched_wake_for_ms(s, s, now_ms);
 }

@@ -112,6 +112,11 @@ MUST_CHECK bool store_has_room(const struct store *store, uint64_t bytes);
 MUST_CHECK enum err store_body_append(struct store *store, const struct msg_id *id,
                                       uint32_t piece_index, struct slice bytes);
 
+/* A full piece of such a body, copied behind what is in *to, which has room for it. Errors:
+ * ERR_DAMAGED (not there included), ERR_IO. */
+MUST_CHECK enum err store_body_piece(struct store *store, const struct msg_id *id,
+                                     uint32_t piece_index, struct buf *to);
+
 /* Length of a full piece, at most BODY_CHUNK_BYTES_MAX. */
 size_t store_piece_bytes(const struct store *store);
 

@@ -478,6 +478,11 @@ const char *stream_tls_description(const struct stream *s)
     return s->tls != NULL && s->state == STREAM_STATE_SECURE ? tls_describe(s->tls) : "";
 }
 
+bool stream_tls_resumed(const struct stream *s)
+{
+    return s->tls != NULL && s->state == STREAM_STATE_SECURE && tls_resumed(s->tls);
+}
+
 void stream_close(struct stream *s, bool gracefully)
 {
     CHECK(s->state != STREAM_STATE_CLOSING);

@@ -103,8 +103,9 @@ static inline size_t stream_unsent(const struct stream *s)
     return s->writing.len;
 }
 
-/* "TLSv1.3 TLS_AES_256_GCM_SHA384", or "". */
+/* "TLSv1.3 TLS_AES_256_GCM_SHA384 resumed", or "": see tls_describe. */
 const char *stream_tls_description(const struct stream *s);
+bool stream_tls_resumed(const struct stream *s);
 
 /*
  * Ends it; CLOSED follows, also when there is no socket. gracefully: close_notify is sent, and what

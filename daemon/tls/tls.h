@@ -4,7 +4,8 @@
  *
  * A policy (struct tls_policy) is one shared SSL_CTX, loaded once at start or reload, used by any
  * thread. A session is one connection's, of one thread. What was established under one policy is
- * never used under another.
+ * never used under another: a client takes up its earlier sessions with a server of the same name,
+ * without seeing its certificate again, for a day at most and never beyond the certificate's end.
  */
 #ifndef TASUKI_TLS_TLS_H
 #define TASUKI_TLS_TLS_H
@@ -92,7 +93,9 @@ enum tls_failure tls_failure(const struct tls *t);
 /* Words for the admin about the failure: "certificate is for mail.example.org, not
  * relay.example.jp". Never NULL. */
 const char *tls_problem(const struct tls *t);
-/* "TLSv1.3 TLS_AES_256_GCM_SHA384". "" before the handshake is done. */
+/* "TLSv1.3 TLS_AES_256_GCM_SHA384", with " resumed" behind it when an earlier session was taken up.
+ * "" before the handshake is done. */
 const char *tls_describe(const struct tls *t);
+bool tls_resumed(const struct tls *t);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * What tls_policy.c, tls_session.c and tls_verify.c share. Not for anybody outside daemon/tls.
+ * What the files of daemon/tls share. Not for anybody outside daemon/tls.
  *
  * The calls used are those that OpenSSL 1.1.1 and 3.x have in common.
  */
@@ -10,18 +10,39 @@
 #include "daemon/tls/tls.h"
 
 #include <openssl/ssl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 
 #define TLS_PROBLEM_BYTES     384
-#define TLS_FINGERPRINT_BYTES 32 /* SHA-256 */
+#define TLS_FINGERPRINT_BYTES 32    /* SHA-256 */
+#define TLS_NAME_BYTES_MAX    253   /* RFC 1035 2.3.4, as text without the final dot */
+#define TLS_TICKETS_MAX       8     /* of one policy: two for each of its usual connections */
+#define TLS_VERIFIED_S_MAX    86400 /* then the certificate is looked at again */
+
+struct tls_ticket {
+    SSL_SESSION *session;      /* owned; NULL: the place is free */
+    uint64_t from_s, until_s;  /* when it may be used, wall clock */
+    uint64_t verified_until_s; /* for how long the verification that it goes back to holds */
+    uint64_t order;            /* grows with each */
+    bool single_use;
+    char server_name[TLS_NAME_BYTES_MAX + 1];
+};
+
+/* Shared by the threads, under its mutex. */
+struct tls_tickets {
+    pthread_mutex_t mutex;
+    uint64_t order;
+    struct tls_ticket places[TLS_TICKETS_MAX];
+};
 
 /*
- * Shared by the threads; nothing but users changes after it was made. A session holds it, so that
- * one from before a reload ends in peace.
+ * Shared by the threads; nothing but users and the tickets changes after it was made. A session
+ * holds it, so that one from before a reload ends in peace.
  */
 struct tls_policy {
     SSL_CTX *context; /* owned */
     atomic_uint users;
+    struct tls_tickets *tickets; /* owned; NULL for a server */
     bool server;
     bool pinned; /* fingerprint decides, and nothing else */
     enum tls_verify verify;
@@ -34,11 +55,29 @@ struct tls_verdict {
     enum tls_failure failure;
     const struct tls_policy *policy; /* borrowed from the session */
     const char *server_name;         /* borrowed from the session */
+    uint64_t verified_until_s;       /* of the session that was taken up, or of this one */
     char problem[TLS_PROBLEM_BYTES];
 };
 
 /* Last step of a policy's life, for whoever lets go of it last. */
 void tls_policy_release(struct tls_policy *policy);
+
+/* Wall clock. */
+uint64_t tls_wall_s(void);
+
+/* tls_ticket.c. NULL: no memory. */
+struct tls_tickets *tls_tickets_new(void);
+void tls_tickets_free(struct tls_tickets *tickets);
+/* The newest that may be used with that name, the caller's now; NULL: there is none. */
+SSL_SESSION *tls_tickets_take(struct tls_tickets *tickets, const char *server_name,
+                              uint64_t *out_verified_until_s);
+/* Something went wrong with that server: nothing of it is taken up again. RFC 5246 7.2.2. */
+void tls_tickets_drop(struct tls_tickets *tickets, const char *server_name);
+/* Keeps what a verified server gives; for SSL_CTX_sess_set_new_cb. */
+int tls_ticket_came(SSL *ssl, SSL_SESSION *session);
+
+/* How long what a full handshake has just verified may be relied on, wall clock; 0: not at all. */
+uint64_t tls_verified_until_s(const SSL *ssl, const struct tls_policy *policy);
 
 /* Judges one certificate of the chain; for SSL_CTX_set_verify. */
 int tls_verify_chain(int good, X509_STORE_CTX *store);

@@ -1,9 +1,9 @@
 /*
  * Policies: one SSL_CTX each, with every setting that is not a single connection's.
  *
- * There is no resumption: neither cache nor tickets, on either side. A pool of warm connections
- * makes it worth little, and what is never kept can never be used under another policy (tickets
- * that outlive a change of the authorities are how verification gets lost).
+ * A client takes up earlier sessions, but only its policy's own: see tls_ticket.c (tickets that
+ * outlive a change of the authorities are how verification gets lost). A server gives none: neither
+ * cache nor tickets.
  *
  * Authorities are read when the policy is made, from one bundle file: a directory of hashed names
  * would be read in the middle of a handshake, by a worker that must not wait for a disk.
@@ -224,9 +224,16 @@ static SSL_CTX *context_new(bool server)
     }
     SSL_CTX_set_security_level(context, SECURITY_LEVEL);
     SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
-                                     SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE);
+                                     SSL_OP_CIPHER_SERVER_PREFERENCE);
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    if (server) {
+        SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
+        SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    } else {
+        /* The library hands tickets out, and keeps none itself. */
+        SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+        SSL_CTX_sess_set_new_cb(context, tls_ticket_came);
+    }
     SSL_CTX_set_verify_depth(context, CHAIN_DEPTH_MAX);
     SSL_CTX_set_msg_callback(context, tls_session_saw_message);
     SSL_CTX_set_default_passwd_cb(context, no_passphrase);
@@ -252,6 +259,12 @@ static struct tls_policy *policy_new(bool server, char *problem)
     policy->context = context_new(server);
     if (policy->context == NULL) {
         problem_put(problem, "TLS cannot be set up", NULL, queue_reason());
+        tls_policy_free(&policy);
+        return NULL;
+    }
+    policy->tickets = server ? NULL : tls_tickets_new();
+    if (!server && policy->tickets == NULL) {
+        problem_put(problem, "out of memory", NULL, NULL);
         tls_policy_free(&policy);
     }
     return policy;
@@ -361,6 +374,7 @@ enum err tls_server_policy_new(struct tls_policy **out, const struct tls_server_
 void tls_policy_release(struct tls_policy *policy)
 {
     if (atomic_fetch_sub_explicit(&policy->users, 1, memory_order_acq_rel) == 1) {
+        tls_tickets_free(policy->tickets);
         SSL_CTX_free(policy->context);
         free(policy);
     }

@@ -27,7 +27,6 @@
 #define RECORD_OVERHEAD    128   /* header, IV, padding and MAC: 85 with AES-CBC and SHA-384 */
 #define RECORD_WORTH_BYTES 4096  /* a shorter piece of more waits until the output is sent */
 #define CONTROL_RESERVE    512   /* what tls_write leaves for close_notify, alerts, a key update */
-#define NAME_BYTES_MAX     253   /* RFC 1035 2.3.4, as text without the final dot */
 #define CONTROL_COUNT_MAX  128   /* tickets and key updates of one peer after the handshake */
 
 _Static_assert(OUT_BYTES_MAX >= RECORD_BYTES_MAX + RECORD_OVERHEAD + CONTROL_RESERVE,
@@ -52,7 +51,7 @@ struct tls {
     struct fifo in;
     struct fifo out;
     struct tls_verdict verdict;
-    char server_name[NAME_BYTES_MAX + 1];
+    char server_name[TLS_NAME_BYTES_MAX + 1];
     char description[64];
 };
 
@@ -166,7 +165,8 @@ static int bio_create(BIO *bio)
 
 BIO_METHOD *tls_session_bio_new(void)
 {
-    BIO_METHOD *method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "tasuki");
+    int index = BIO_get_new_index();
+    BIO_METHOD *method = index < 0 ? NULL : BIO_meth_new(index | BIO_TYPE_SOURCE_SINK, "tasuki");
     if (method == NULL || BIO_meth_set_read(method, bio_read) != 1 ||
         BIO_meth_set_write(method, bio_write) != 1 || BIO_meth_set_ctrl(method, bio_ctrl) != 1 ||
         BIO_meth_set_create(method, bio_create) != 1) {
@@ -196,6 +196,11 @@ void tls_session_saw_message(int sent, int version, int type, const void *data, 
 static void fail(struct tls *t, enum tls_failure failure, const char *words)
 {
     tls_verdict_set(&t->verdict, failure, words);
+    /* A server that cannot take sessions up, though it should say so, is not asked to again. */
+    bool cut_off_in_peace = failure == TLS_FAILURE_TRUNCATED && t->state != TLS_HANDSHAKING;
+    if (t->verdict.policy->tickets != NULL && !cut_off_in_peace) {
+        tls_tickets_drop(t->verdict.policy->tickets, t->server_name);
+    }
     t->state = TLS_FAILED;
     fifo_release(&t->in);
     ERR_clear_error();
@@ -256,6 +261,7 @@ static void handshake_advance(struct tls *t)
     buf_put_str(&text, SSL_get_version(t->ssl));
     buf_put_byte(&text, ' ');
     buf_put_str(&text, SSL_get_cipher_name(t->ssl));
+    buf_put_str(&text, SSL_session_reused(t->ssl) != 0 ? " resumed" : "");
     t->description[text.len] = '\0';
     t->state = TLS_OPEN;
 }
@@ -277,7 +283,7 @@ static bool take_server_name(struct tls *t, const char *server_name, bool *out_l
     if (name.len > 1 && name.data[name.len - 1] == '.') {
         name.len--;
     }
-    if (name.len > NAME_BYTES_MAX || (name.len > 0 && name.data[0] == '.')) {
+    if (name.len > TLS_NAME_BYTES_MAX || (name.len > 0 && name.data[0] == '.')) {
         return false;
     }
     for (size_t index = 0; index < name.len; index++) {
@@ -290,6 +296,17 @@ static bool take_server_name(struct tls *t, const char *server_name, bool *out_l
     *out_literal = inet_pton(AF_INET, t->server_name, address) == 1 ||
                    inet_pton(AF_INET6, t->server_name, address) == 1;
     return true;
+}
+
+/* Without one, or without memory for it, it is a full handshake; also when the server refuses. */
+static void offer_ticket(struct tls *t, const struct tls_policy *policy)
+{
+    SSL_SESSION *session =
+        tls_tickets_take(policy->tickets, t->server_name, &t->verdict.verified_until_s);
+    if (session != NULL) {
+        (void)SSL_set_session(t->ssl, session); /* has its own hold on it */
+        SSL_SESSION_free(session);
+    }
 }
 
 /* SNI is for names only: RFC 6066 3. */
@@ -313,6 +330,7 @@ static enum err client_prepare(struct tls *t, const struct tls_policy *policy, b
         }
     }
     SSL_set_connect_state(t->ssl);
+    offer_ticket(t, policy);
     return ERR_OK;
 }
 
@@ -507,6 +525,11 @@ enum tls_failure tls_failure(const struct tls *t)
 const char *tls_problem(const struct tls *t)
 {
     return t->state == TLS_FAILED ? t->verdict.problem : "";
+}
+
+bool tls_resumed(const struct tls *t)
+{
+    return t->state != TLS_HANDSHAKING && SSL_session_reused(t->ssl) != 0;
 }
 
 const char *tls_describe(const struct tls *t)

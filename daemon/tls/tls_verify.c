@@ -5,6 +5,7 @@
  * The library calls back in the middle of the handshake; afterwards a refused certificate is gone,
  * so the words are made here.
  */
+#include "daemon/base/num.h"
 #include "daemon/base/text.h"
 #include "daemon/base/when.h"
 #include "daemon/tls/tls_internal.h"
@@ -257,6 +258,31 @@ int tls_verify_pinned(X509_STORE_CTX *store, void *unused)
     }
     X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
     return 0;
+}
+
+/* The end of what is valid now; 0 when it cannot be read. */
+static uint64_t not_after_s(const X509 *certificate)
+{
+    struct tm broken_down;
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &broken_down) != 1) {
+        return 0;
+    }
+    time_t seconds = timegm(&broken_down);
+    return seconds < 0 ? 0 : (uint64_t)seconds;
+}
+
+uint64_t tls_verified_until_s(const SSL *ssl, const struct tls_policy *policy)
+{
+    uint64_t until_s = tls_wall_s() + TLS_VERIFIED_S_MAX;
+    if (policy->pinned || policy->verify == TLS_VERIFY_NONE) {
+        return until_s; /* no date counts */
+    }
+    const STACK_OF(X509) *chain = SSL_get0_verified_chain(ssl);
+    int count = chain == NULL ? 0 : sk_X509_num(chain);
+    for (int index = 0; index < count; index++) {
+        until_s = u64_min(until_s, not_after_s(sk_X509_value(chain, index)));
+    }
+    return count == 0 ? 0 : until_s;
 }
 
 int tls_verify_any(X509_STORE_CTX *store, void *unused)

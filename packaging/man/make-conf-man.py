@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Prints tasuki.conf(5), made from schema/config.def:
+"""Prints tasuki.conf(5), made from schema/config.def and schema/playbook.def:
 
     packaging/man/make-conf-man.py > packaging/man/tasuki.conf.5
 """
@@ -8,7 +8,7 @@ import sys
 
 from roff import escaped, rows
 
-HEAD = r'''.\" Made by packaging/man/make-conf-man.py from schema/config.def: change those.
+HEAD = r'''.\" Made by packaging/man/make-conf-man.py from schema/config.def and schema/playbook.def: change those.
 .TH TASUKI.CONF 5 "" tasuki "tasuki mail relay"
 .SH NAME
 tasuki.conf \- configuration of the tasuki mail relay
@@ -101,6 +101,12 @@ TYPES = {
     "PIPELINE": "auto, off, safe or stream", "RATE": "list of rates",
 }
 
+PROVIDERS = r'''.SH PROVIDERS
+Where
+.B host
+names one of these, its server and port are known, and so are its limits and what it means by its
+refusals. Settings in the file count more than those listed here.'''
+
 TAIL = r'''.SH FILES
 .TP
 .I /etc/tasuki/tasuki.conf
@@ -127,6 +133,16 @@ def entry(key, kind, default, doc, example):
     return lines
 
 
+def provider(name, word, title, host, regional, advice):
+    servers = [s.replace("%", "REGION") for s in (host, regional) if s]
+    words = ([word] if host else []) + (["%s:REGION" % word] if regional else [])
+    settings = ["%s = %s" % (key, value) for owner, key, value in rows("playbook.def", "SETTING")
+                if owner == name]
+    lines = [".TP", ".BR %s" % escaped(" or ".join(words)).replace(" ", "\\ "),
+             escaped("%s, %s. %s" % (title, " or ".join(servers), advice))]
+    return lines + ([".br", escaped("Settings: %s." % "; ".join(settings))] if settings else [])
+
+
 def page(table):
     out = [HEAD.rstrip("\n")]
     for section, (title, text) in SECTIONS.items():
@@ -137,6 +153,9 @@ def page(table):
     unknown = {row[0] for row in table} - set(SECTIONS)
     if unknown:
         sys.exit("a section that is not described here: %s" % ", ".join(sorted(unknown)))
+    out.append(PROVIDERS)
+    for name, word, title, host, regional, _names, advice in rows("playbook.def", "PROVIDER"):
+        out += provider(name, word, title, host, regional, advice)
     return "\n".join(out) + "\n" + TAIL
 
 

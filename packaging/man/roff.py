@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schema"
-ROW = re.compile(r"^X\((.*)\)$", re.MULTILINE)
 ARGUMENT = re.compile(r' *(?:"((?:[^"\\]|\\.)*)"|(\w+)) *(?:,|$)')
 
 
@@ -33,10 +32,10 @@ def arguments(table, text):
     return found
 
 
-def rows(table):
+def rows(table, macro="X"):
     """The rows of schema/TABLE, each a list of its arguments."""
     text = (SCHEMA / table).read_text(encoding="utf-8")
-    found = ROW.findall(text)
-    if len(found) != len(re.findall(r"^X\(", text, re.MULTILINE)):
+    found = re.findall(r"^%s\((.*)\)$" % macro, text, re.MULTILINE)
+    if len(found) != len(re.findall(r"^%s\(" % macro, text, re.MULTILINE)):
         sys.exit("schema/%s has a row over several lines" % table)
     return [arguments(table, row) for row in found]

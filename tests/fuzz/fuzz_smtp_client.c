@@ -237,7 +237,7 @@ static void log_in(struct world *w, struct slice mechanisms)
 /* The outcome must be one that the event can have. */
 static void check_outcome(const struct smtp_client_event *event)
 {
-    enum outcome outcome = classify_event(event);
+    enum outcome outcome = classify_event(event, PLAYBOOK_NONE);
     CHECK(outcome < OUTCOME_COUNT);
     CHECK(outcome != OUTCOME_DELIVERED ||
           (event->type == SMTP_CLIENT_EVENT_DONE && event->reply.code / 100 == 2));

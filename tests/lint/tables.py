@@ -16,7 +16,6 @@ import re
 
 import tree
 
-ROW = re.compile(r"^X\((?P<args>.*?)\)\s*$", re.M | re.S)
 ARGUMENT = re.compile(r'\s*((?:"(?:\\.|[^"\\])*"\s*)+|[^,"]*)\s*(?:,|$)')
 EXCEPTION = re.compile(r"^(\S+) (\S+) (used|tested|documented): (.+)$")
 WORD = re.compile(r"[\w-]+")  # of a page or a test: store-open, max-size
@@ -78,6 +77,14 @@ def lifecycle_row(line, a):
     return Row("lifecycle.def", line, a[1], f"LIFECYCLE_{a[0]}", {a[1]}, a[2], True)
 
 
+def provider_row(line, a):
+    # A provider is found by its word, by way of the table.
+    return Row("playbook.def", line, a[1], "playbook_find", {a[1]}, a[6], True)
+
+
+# Macros of playbook.def beside PROVIDER, which are not rows of their own: number of arguments.
+OF_PROVIDERS = {"SETTING": 3, "REPLY": 8}
+
 # table: maker, number of arguments
 TABLES = {
     "config.def": (config_row, 7),
@@ -86,7 +93,21 @@ TABLES = {
     "event.def": (event_row, 5),
     "metric.def": (metric_row, 4),
     "lifecycle.def": (lifecycle_row, 3),
+    "playbook.def": (provider_row, 7),
 }
+
+
+def row_pattern(macro):
+    return re.compile(r"^" + macro + r"\((?P<args>.*?)\)\s*$", re.M | re.S)
+
+
+def check_of_providers(path, text):
+    for macro, count in OF_PROVIDERS.items():
+        for m in row_pattern(macro).finditer(text):
+            given = len(arguments(m["args"]))
+            if given != count:
+                yield (f"{path}:{tree.line_of(text, m.start())}: a {macro} has {count} arguments, "
+                       f"not {given}")
 
 
 def read_rows(root):
@@ -98,7 +119,10 @@ def read_rows(root):
             problems.append(f"{path}:1: tables.py does not know this table")
             continue
         maker, count = TABLES[table]
-        for m in ROW.finditer(text):
+        macro = "PROVIDER" if table == "playbook.def" else "X"
+        problems += check_of_providers(path, text) if macro != "X" else []
+        pattern = row_pattern(macro)
+        for m in pattern.finditer(text):
             line = tree.line_of(text, m.start())
             args = arguments(m["args"])
             if len(args) != count:
@@ -106,8 +130,8 @@ def read_rows(root):
                                 f"{len(args)}")
             else:
                 rows.append(maker(line, args))
-        starts = len(re.findall(r"^X\(", text, re.M))
-        if starts != len(ROW.findall(text)) or starts == 0:
+        starts = len(re.findall(r"^" + macro + r"\(", text, re.M))
+        if starts != len(pattern.findall(text)) or starts == 0:
             problems.append(f"{path}:1: rows that cannot be read, or none")
     return rows, problems
 

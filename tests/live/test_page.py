@@ -496,3 +496,21 @@ def test_picture_of_a_fresh_install(browser, web, daemon):
     browser.wait_for_text("#empty", "tasukictl test --to")
     assert "No mail has come by yet" in browser.text("#empty")
     browser.shot("fresh")
+
+
+def test_a_stand_in_is_named(browser, web, daemon):
+    """Which mail an upstream is for, and who carries it while it is down."""
+    status = marked_status()
+    status["upstreams"][0].update(stand_in="backup <b>", use="for sender:*@shop.example")
+    status["upstreams"].append({**status_answer()["upstreams"][0], "name": "backup",
+                                "use": "when-down"})
+    daemon.answers["status"] = status
+    browser.open(web)
+    browser.wait_for_text("#upstreams", "carries its mail meanwhile.")
+    assert browser.js('document.querySelectorAll("#upstreams b").length') == 0, "text, no markup"
+    cards = browser.text("#upstreams")
+    assert "for sender:*@shop.example" in cards and "when-down" in cards
+    daemon.answers["status"] = status_answer()
+    browser.wait_for_text("#upstreams", "Connected to")
+    web_rig.wait_until(lambda: "carries its mail" not in browser.text("#upstreams"), "its end")
+    assert "always" not in browser.text("#upstreams"), "any mail: nothing to say"

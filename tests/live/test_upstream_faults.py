@@ -158,6 +158,19 @@ def test_upstream_drops_the_connection(certificates, tasuki, scripted_upstream, 
     assert_leaves(daemon, lambda: server.messages, ["a@example.test", "b@example.test"])
 
 
+def test_421_at_quit_is_peace(tasuki, scripted_upstream):
+    server = scripted_upstream()
+    server.faults = {"QUIT": b"421 4.3.2 going down"}
+    daemon = tasuki(plain_section(server.port, keep_open="200ms"))
+    daemon.send(to="a@example.test")
+    wait_until(lambda: server.heard(b"QUIT"))
+    wait_until(lambda: daemon.upstream()["connections"] == 0)
+    assert daemon.upstream()["state"] == "well"
+    assert daemon.events("upstream-throttled") == []
+    daemon.send(to="b@example.test")
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test", "b@example.test"])
+
+
 def test_upstream_drops_at_quit(tasuki, scripted_upstream):
     server = scripted_upstream()
     server.faults = {"QUIT": CLOSE}
@@ -201,6 +214,10 @@ REFUSALS = [
     ("greeting", b"421 busy", "service-closing"),
     ("greeting", b"SSH-2.0-OpenSSH_9.2", "protocol-error"),
     ("EHLO", b"550 who are you", "hello-refused"),
+    ("EHLO", b"421 4.3.2 going down", "service-closing"),
+    ("STARTTLS", b"421 4.3.2 going down", "service-closing"),
+    ("secured", b"421 4.3.2 going down", "service-closing"),
+    ("AUTH", b"421 4.3.2 going down", "service-closing"),
     ("STARTTLS", b"454 4.7.0 no TLS just now", "tls-not-offered"),
     ("STARTTLS", b"220 go\r\n250 smuggled", "protocol-error"),
     ("AUTH", b"535 5.7.8 no", "auth-refused"),
@@ -208,6 +225,8 @@ REFUSALS = [
     ("AUTH", b"334 !!!", "protocol-error"),
     ("MAIL", b"530 5.7.0 log in first", None),
     ("MAIL", b"421 4.3.2 going down", "service-closing"),
+    ("RCPT", b"421 4.3.2 going down", "service-closing"),
+    ("DATA", b"421 4.3.2 going down", "service-closing"),
     ("dot", b"421 4.3.2 going down", "service-closing"),
     ("DATA", b"250 ok", "protocol-error"),
 ]

@@ -210,7 +210,8 @@ def status_answer(**more):
                   "oldest_due_ms": NOW_MS + 4 * MINUTE_MS},
         "history": {"messages": 1234, "bytes": 3_000_000}, "reports": 1,
         "upstreams": [{
-            "name": "main", "host": "[relay.example.jp]:587", "state": "well", "connections": 2,
+            "name": "main", "host": "[relay.example.jp]:587", "state": "well",
+            "use": "always", "stand_in": None, "connections": 2,
             "connections_max": 4, "busy": 1, "delivered": 120, "deferred": 3, "refused": 1,
             "last_delivery_ms": NOW_MS - 3 * MINUTE_MS, "peer": "192.0.2.1:587",
             "tls": "TLSv1.3 TLS_AES_256_GCM_SHA384", "mechanism": "SCRAM-SHA-256",

@@ -146,6 +146,8 @@ static UNUSED void upstream_config(struct config_upstream *u, const char *name)
 {
     snprintf(u->name, sizeof u->name, "%s", name);
     u->connections = 1;
+    u->null_sender = true;
+    u->idle_ms_max = 3600000; /* no case waits for the end of an idle connection */
     u->probe_min_ms = 100;
     u->probe_max_ms = 200;
 }
@@ -197,7 +199,8 @@ static UNUSED int setup(void **state)
     return 0;
 }
 
-static UNUSED void begin(struct fixture *f)
+/* Its mailbox is there; the thread is not yet. */
+static UNUSED void begin_asleep(struct fixture *f)
 {
     struct store_config store = {
         .directory = f->directory, .queue_bytes_max = f->queue_bytes_max, .readers_max = 8};
@@ -219,8 +222,18 @@ static UNUSED void begin(struct fixture *f)
         .ids = &f->own_ids,
     };
     assert_int_equal(queue_new(&f->queue, &config), ERR_OK);
+}
+
+static UNUSED void begin_awake(struct fixture *f)
+{
     assert_int_equal(pthread_create(&f->thread, NULL, queue_run, f->queue), 0);
     f->running = true;
+}
+
+static UNUSED void begin(struct fixture *f)
+{
+    begin_asleep(f);
+    begin_awake(f);
 }
 
 static UNUSED void end(struct fixture *f)

@@ -18,10 +18,12 @@ struct model {
     struct sched_item index[INDEX_MAX];
     size_t count;
     struct sched_item leased[LEASES_MAX];
+    bool carried[LEASES_MAX]; /* the stand-in has it */
     size_t leased_count;
     uint64_t now_ms, next_id;
     uint64_t rows_read;
     struct sched_upstream sched;
+    struct sched_upstream stand_in; /* takes entries of the same index, has none of its own */
 };
 
 static inline struct model *model_new(uint64_t seed)
@@ -31,6 +33,7 @@ static inline struct model *model_new(uint64_t seed)
     rng_state = seed;
     m->now_ms = 1000000;
     sched_init(&m->sched, &limits);
+    sched_init(&m->stand_in, &limits);
     return m;
 }
 

@@ -179,7 +179,7 @@ static void what_servers_say(void **state)
         const struct reply_case *c = &cases[index];
         struct smtp_reply reply;
         reply_of(c->line, &reply);
-        enum outcome got = classify_reply(c->stage, &reply, c->accepted_count);
+        enum outcome got = classify_reply(c->stage, &reply, c->accepted_count, PLAYBOOK_NONE);
         if (got != c->expected) {
             print_error("%s \"%s\": %s, expected %s\n", smtp_client_stage_word(c->stage), c->line,
                         outcome_row(got)->word, outcome_row(c->expected)->word);
@@ -242,14 +242,14 @@ static void laws_hold_for_all_replies(void **state)
                         .enhanced = {(uint16_t)(at % 6), subject[0], subject[1]},
                         .line_count = 1,
                         .text = slice_from_str(texts[text])};
-                    enum outcome outcome =
-                        classify_reply((enum smtp_client_stage)stage, &reply, text % 2);
+                    enum outcome outcome = classify_reply((enum smtp_client_stage)stage, &reply,
+                                                          text % 2, PLAYBOOK_NONE);
                     assert_true(is_lawful((enum smtp_client_stage)stage, code, outcome));
                     /* a contradicting class says nothing */
                     if (reply.enhanced[0] != code / 100) {
                         memset(reply.enhanced, 0, sizeof reply.enhanced);
                         assert_int_equal(outcome, classify_reply((enum smtp_client_stage)stage,
-                                                                 &reply, text % 2));
+                                                                 &reply, text % 2, PLAYBOOK_NONE));
                     }
                     count++;
                 }
@@ -259,13 +259,117 @@ static void laws_hold_for_all_replies(void **state)
     assert_int_equal(count, STAGE_COUNT * 400 * 90 * 11);
 }
 
+/* ---- providers ---- */
+
+struct provider_case {
+    enum playbook_provider provider;
+    enum smtp_client_stage stage;
+    const char *line;
+    enum outcome expected;
+    bool known; /* a row of the playbook says it, with a sentence of its own */
+};
+
+static const struct provider_case provider_cases[] = {
+    {PLAYBOOK_MICROSOFT365, AUTH, "535 5.7.139 Authentication unsuccessful, basic auth is disabled",
+     OUTCOME_AUTH_REFUSED, true},
+    {PLAYBOOK_MICROSOFT365, MAIL, "550 5.7.30 Basic authentication is not supported",
+     OUTCOME_AUTH_REFUSED, true},
+    {PLAYBOOK_MICROSOFT365, MAIL, "432 4.3.2 Concurrent connections limit exceeded",
+     OUTCOME_THROTTLED, true},
+    {PLAYBOOK_MICROSOFT365, END,
+     "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; x",
+     OUTCOME_THROTTLED, true},
+    {PLAYBOOK_MICROSOFT365, END, "554 5.2.2 mailbox full; STOREDRV.Submission.Exception:Quota",
+     OUTCOME_THROTTLED, true},
+    {PLAYBOOK_MICROSOFT365, RCPT, "550 5.1.1 User unknown", OUTCOME_NO_SUCH_RECIPIENT, false},
+    {PLAYBOOK_MICROSOFT365, END, "554 5.2.252 SendAsDenied; a@b not allowed to send as c@d",
+     OUTCOME_SENDER_REFUSED, true},
+    {PLAYBOOK_GMAIL, AUTH, "534 5.7.9 Application-specific password required.",
+     OUTCOME_AUTH_REFUSED, true},
+    {PLAYBOOK_GMAIL, MAIL, "550 5.4.5 Daily user sending limit exceeded.", OUTCOME_THROTTLED, true},
+    {PLAYBOOK_GMAIL, MAIL, "421 4.7.0 Try again later", OUTCOME_SERVICE_CLOSING, false},
+    {PLAYBOOK_GMAIL_RELAY, EHLO, "421 4.7.0 Try again later, closing connection. (EHLO)",
+     OUTCOME_HELLO_REFUSED, true},
+    {PLAYBOOK_GMAIL_RELAY, MAIL, "550 5.7.1 Invalid credentials for relay [192.0.2.1].",
+     OUTCOME_AUTH_REFUSED, true},
+    {PLAYBOOK_GMAIL_RELAY, RCPT, "550 5.7.1 Daily SMTP relay sending limit exceeded for user.",
+     OUTCOME_THROTTLED, true},
+    {PLAYBOOK_GMAIL_RELAY, RCPT, "450 4.2.1 Peak SMTP relay limit exceeded for customer.",
+     OUTCOME_THROTTLED, true},
+    {PLAYBOOK_SES, MAIL, "454 Throttling failure: Maximum sending rate exceeded.",
+     OUTCOME_THROTTLED, true},
+    {PLAYBOOK_SES, END, "554 Message rejected: Email address is not verified.",
+     OUTCOME_SENDER_REFUSED, true},
+    {PLAYBOOK_SES, AUTH, "535 Authentication Credentials Invalid", OUTCOME_AUTH_REFUSED, true},
+    {PLAYBOOK_SENDGRID, AUTH, "451 Authentication failed: Maximum credits exceeded",
+     OUTCOME_AUTH_REFUSED, true},
+    {PLAYBOOK_SENDGRID, END,
+     "550 The from address does not match a verified Sender Identity. Mail cannot be sent",
+     OUTCOME_SENDER_REFUSED, true},
+    /* What is one provider's is nobody else's. */
+    {PLAYBOOK_NONE, END, "554 Message rejected: Email address is not verified.", OUTCOME_REFUSED,
+     false},
+    {PLAYBOOK_MAILGUN, MAIL, "550 5.7.1 Invalid credentials for relay", OUTCOME_REFUSED, false},
+};
+
+static enum playbook_where where(enum smtp_client_stage stage)
+{
+    return stage == AUTH                        ? PLAYBOOK_LOGIN
+           : stage == EHLO || stage == GREETING ? PLAYBOOK_HELLO
+                                                : PLAYBOOK_MESSAGE;
+}
+
+static void what_providers_mean(void **state)
+{
+    (void)state;
+    for (size_t at = 0; at < sizeof provider_cases / sizeof provider_cases[0]; at++) {
+        const struct provider_case *c = &provider_cases[at];
+        struct smtp_reply reply;
+        reply_of(c->line, &reply);
+        enum outcome got = classify_reply(c->stage, &reply, 0, c->provider);
+        if (got != c->expected) {
+            print_error("%s: %s\n", c->line, outcome_row(got)->word);
+        }
+        assert_int_equal(got, c->expected);
+        const struct playbook_reply *row =
+            playbook_reply(c->provider, where(c->stage), reply.code, reply.enhanced, reply.text);
+        assert_int_equal(row != NULL, c->known);
+    }
+}
+
+/* The laws, for each row of the playbook, at every stage that it is for. */
+static void rows_of_providers_are_lawful(void **state)
+{
+    (void)state;
+    size_t count = 0;
+    const struct playbook_reply *row;
+    for (; (row = playbook_reply_at(count)) != NULL; count++) {
+        uint16_t code = 0;
+        for (size_t digit = 0; digit < 3; digit++) {
+            char c = row->code[digit];
+            code = (uint16_t)(code * 10 + (c >= '0' && c <= '9' ? c - '0' : 0));
+        }
+        assert_true(code >= 400 && code < 600);
+        for (unsigned stage = 0; stage < STAGE_COUNT; stage++) {
+            bool skipped = stage == IDLE || stage == STARTTLS || stage == SMTP_CLIENT_STAGE_TLS ||
+                           stage == SMTP_CLIENT_STAGE_CONNECT || stage == SMTP_CLIENT_STAGE_QUIT;
+            if (!skipped && (row->where == PLAYBOOK_ANY ||
+                             row->where == where((enum smtp_client_stage)stage))) {
+                assert_true(is_lawful((enum smtp_client_stage)stage, code, row->outcome));
+            }
+        }
+        assert_true(row->sentence[0] != '\0' && row->hint[0] != '\0');
+    }
+    assert_true(count >= 20);
+}
+
 /* ---- failures ---- */
 
 static enum outcome of_failure(enum smtp_client_stage stage, enum smtp_client_failure failure)
 {
     struct smtp_client_event event = {
         .type = SMTP_CLIENT_EVENT_FAILED, .stage = stage, .failure = failure, .detail = "x"};
-    return classify_event(&event);
+    return classify_event(&event, PLAYBOOK_NONE);
 }
 
 static void failures(void **state)
@@ -318,7 +422,7 @@ static enum outcome of_event(enum smtp_client_event_type type, enum smtp_client_
     if (line != NULL) {
         reply_of(line, &event.reply);
     }
-    return classify_event(&event);
+    return classify_event(&event, PLAYBOOK_NONE);
 }
 
 static void events(void **state)
@@ -349,9 +453,9 @@ static void text_of_several_lines(void **state)
 {
     (void)state;
     struct smtp_reply reply = {.code = 450, .text = SLICE("4.2.1 first\n4.2.1 Rate")};
-    assert_int_equal(classify_reply(RCPT, &reply, 0), OUTCOME_THROTTLED);
+    assert_int_equal(classify_reply(RCPT, &reply, 0, PLAYBOOK_NONE), OUTCOME_THROTTLED);
     reply.text = SLICE("4.2.1 first\n4.2.1 Pirate rates2");
-    assert_int_equal(classify_reply(RCPT, &reply, 0), OUTCOME_DEFERRED);
+    assert_int_equal(classify_reply(RCPT, &reply, 0, PLAYBOOK_NONE), OUTCOME_DEFERRED);
 }
 
 static void connects_tls_and_begins(void **state)
@@ -377,6 +481,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_servers_say),
         cmocka_unit_test(laws_hold_for_all_replies),
+        cmocka_unit_test(what_providers_mean),
+        cmocka_unit_test(rows_of_providers_are_lawful),
         cmocka_unit_test(failures),
         cmocka_unit_test(events),
         cmocka_unit_test(text_of_several_lines),

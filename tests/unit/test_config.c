@@ -213,8 +213,9 @@ static void examples_in_a_file(void **state)
     for (size_t section = 0; section < 3; section++) {
         buf_put_str(&to, section == 0 ? "" : section == 1 ? "[upstream main]\n" : "[dashboard]\n");
         for (size_t index = 0; config_row_at(index, &row); index++) {
-            /* One excludes the other. */
-            if (strcmp(row.section, sections[section]) == 0 && strcmp(row.key, "tls-ca") != 0) {
+            /* One excludes the other; an upstream for some mail only needs one for the rest. */
+            if (strcmp(row.section, sections[section]) == 0 && strcmp(row.key, "tls-ca") != 0 &&
+                strcmp(row.key, "use") != 0) {
                 buf_printf(&to, "%s = %s\n", row.key, row.example);
             }
         }
@@ -308,7 +309,6 @@ static const struct {
     {"rate = 30/min,", "3:15: \"\" is not a rate: a number, / and min, hour or day",
      "for example: rate = 30/min, 10000 recipients/day"},
     {"rate = 30/min, 40 messages/min", "3:16: messages/min is there twice", "keep one of them"},
-    {"use = always", "3:1: \"use\" is not supported by this version yet", "remove the line"},
     {"password-command = pass show x",
      "3:1: \"password-command\" is not supported by this version yet", "use password-file"},
     {"[device canon]\naddress = 10.0.0.1", "3:1: [device] is not supported by this version yet",
@@ -631,26 +631,131 @@ static void hosts_taken(void **state)
     (void)state;
     static const struct {
         const char *text;
-        struct config_host host;
+        const char *name;
+        uint16_t port;
+        bool use_mx, implicit_tls;
     } rows[] = {
-        {"[192.0.2.1]:25", {"192.0.2.1", 25, false, false}},
-        {"192.0.2.1:25", {"192.0.2.1", 25, false, false}},
-        {"[2001:db8::1]:465", {"2001:db8::1", 465, false, true}},
-        {"example.jp:587", {"example.jp", 587, true, false}},
-        {"[mail_relay]:2525/tls", {"mail_relay", 2525, false, true}},
-        {"[xn--bcher-kva.example]:587", {"xn--bcher-kva.example", 587, false, false}},
-        {"[127.0.0.1]:2525", {"127.0.0.1", 2525, false, false}},
+        {"[192.0.2.1]:25", "192.0.2.1", 25, false, false},
+        {"192.0.2.1:25", "192.0.2.1", 25, false, false},
+        {"[2001:db8::1]:465", "2001:db8::1", 465, false, true},
+        {"example.jp:587", "example.jp", 587, true, false},
+        {"[mail_relay]:2525/tls", "mail_relay", 2525, false, true},
+        {"[xn--bcher-kva.example]:587", "xn--bcher-kva.example", 587, false, false},
+        {"[127.0.0.1]:2525", "127.0.0.1", 2525, false, false},
     };
     for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
         char text[512];
         (void)snprintf(text, sizeof text, NAMED "upstream = %s\n", rows[index].text);
         struct config *c = parse_well(text);
-        assert_string_equal(c->upstreams[0].host.name, rows[index].host.name);
-        assert_int_equal(c->upstreams[0].host.port, rows[index].host.port);
-        assert_int_equal(c->upstreams[0].host.use_mx, rows[index].host.use_mx);
-        assert_int_equal(c->upstreams[0].host.implicit_tls, rows[index].host.implicit_tls);
+        assert_string_equal(c->upstreams[0].host.name, rows[index].name);
+        assert_int_equal(c->upstreams[0].host.port, rows[index].port);
+        assert_int_equal(c->upstreams[0].host.use_mx, rows[index].use_mx);
+        assert_int_equal(c->upstreams[0].host.implicit_tls, rows[index].implicit_tls);
         config_free(&c);
     }
+}
+
+/* ---- providers ---- */
+
+#define SECRET_LINES "user = anna@example.jp\npassword-file = /etc/tasuki/secrets/upstream\n"
+
+static void providers_taken(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *name;
+        enum playbook_provider provider;
+        uint32_t connections, messages;
+        bool null_sender;
+    } rows[] = {
+        {"microsoft365", "smtp.office365.com", PLAYBOOK_MICROSOFT365, 3, 0, true},
+        {"Gmail", "smtp.gmail.com", PLAYBOOK_GMAIL, 4, 0, true},
+        {"gmail-relay", "smtp-relay.gmail.com", PLAYBOOK_GMAIL_RELAY, 4, 0, true},
+        {"ses:eu-west-1", "email-smtp.eu-west-1.amazonaws.com", PLAYBOOK_SES, 4, 0, false},
+        {"sendgrid", "smtp.sendgrid.net", PLAYBOOK_SENDGRID, 4, 5000, true},
+        {"mailgun", "smtp.mailgun.org", PLAYBOOK_MAILGUN, 4, 0, true},
+        {"mailgun:eu", "smtp.eu.mailgun.org", PLAYBOOK_MAILGUN, 4, 0, true},
+        {"smtp2go", "mail.smtp2go.com", PLAYBOOK_SMTP2GO, 4, 0, true},
+        {"smtp2go:au", "mail-au.smtp2go.com", PLAYBOOK_SMTP2GO, 4, 0, true},
+    };
+    for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
+        char text[512], memory[16384];
+        (void)snprintf(text, sizeof text, NAMED "upstream = %s\n" SECRET_LINES, rows[index].text);
+        struct config *c = parse_well(text);
+        const struct config_upstream *u = &c->upstreams[0];
+        assert_string_equal(u->host.name, rows[index].name);
+        assert_int_equal(u->host.port, 587);
+        assert_false(u->host.use_mx);
+        assert_int_equal(u->host.provider, rows[index].provider);
+        assert_int_equal(u->connections, rows[index].connections);
+        assert_int_equal(u->connection_messages, rows[index].messages);
+        assert_int_equal(u->null_sender, rows[index].null_sender);
+        /* Shown as it was written, so that it can be read again. */
+        struct buf shown_to;
+        buf_init(&shown_to, memory, sizeof memory);
+        config_put(&shown_to, c);
+        config_free(&c);
+        struct config *again = parse(buf_slice(&shown_to));
+        assert_non_null(again);
+        assert_int_equal(again->upstreams[0].host.provider, rows[index].provider);
+        assert_string_equal(again->upstreams[0].host.name, rows[index].name);
+        config_free(&again);
+    }
+}
+
+/* What stands in the file counts more than what the provider is known for. */
+static void providers_settings_give_way(void **state)
+{
+    (void)state;
+    struct config *c = parse_well(NAMED "upstream = microsoft365\nconnections = 1\n" SECRET_LINES);
+    const struct config_upstream *u = &c->upstreams[0];
+    assert_int_equal(u->connections, 1);
+    assert_int_equal(u->rate.most[CONFIG_RATE_MESSAGES][CONFIG_RATE_MINUTE], 30);
+    assert_int_equal(u->rate.most[CONFIG_RATE_RECIPIENTS][CONFIG_RATE_DAY], 10000);
+    config_free(&c);
+    /* SendGrid's user is everybody's. */
+    c = parse_well(NAMED "upstream = sendgrid\npassword-file = /etc/tasuki/secrets/upstream\n");
+    assert_string_equal(c->upstreams[0].user, "apikey");
+    config_free(&c);
+    c = parse_well(NAMED "[upstream a]\nhost = gmail\n" SECRET_LINES
+                         "[upstream b]\nhost = [b.example.jp]:587\nuse = when-down\n");
+    assert_int_equal(c->upstreams[0].host.provider, PLAYBOOK_GMAIL);
+    assert_int_equal(c->upstreams[1].host.provider, PLAYBOOK_NONE);
+    assert_int_equal(c->upstreams[1].rate.most[CONFIG_RATE_MESSAGES][CONFIG_RATE_DAY], 0);
+    config_free(&c);
+}
+
+static void providers_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *value, *message;
+    } rows[] = {
+        {"ses", "Amazon SES has a server in each region\n  to mend it: write the region behind "
+                "it, such as ses:eu-west-1"},
+        {"ses:", "\"ses:\" is no region of Amazon SES\n  to mend it: write ses, a colon, and the "
+                 "region as the provider writes it"},
+        {"ses:eu west", "\"ses:eu west\" is no region of Amazon SES\n  to mend it: write ses, a "
+                        "colon, and the region as the provider writes it"},
+        {"gmail:587", "nothing may follow gmail: its server and port are known\n  to mend it: "
+                      "write gmail alone; or, for another port, [smtp.gmail.com]:587 with that "
+                      "port"},
+        {"mailgun:587", "\"mailgun:587\" is no region of Mailgun\n  to mend it: write mailgun, a "
+                        "colon, and the region as the provider writes it"},
+        {"gmial", "\"gmial\" has no port\n  to mend it: write: gmail, if you mean that provider"},
+    };
+    for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
+        char text[512], expected[1024];
+        (void)snprintf(text, sizeof text, NAMED "upstream = %s\n", rows[index].value);
+        (void)snprintf(expected, sizeof expected, "f:2:12: %s\n", rows[index].message);
+        expect_refused(text, expected);
+    }
+    expect_refused("hostname = printserver\ndomain = example.jp\nupstream = gmail\n" SECRET_LINES,
+                   "f:3:12: Gmail turns boxes away whose name is \"printserver\"\n  to mend it: "
+                   "add a line at the top: hostname = relay.example.jp\n");
+    expect_refused(NAMED "upstream = sendgrid\n",
+                   "f:2:12: there is a user but no password-file\n  to mend it: add a line: "
+                   "password-file = /etc/tasuki/secrets/upstream\n");
 }
 
 /* An upstream that is this box itself: C4, "own address". */
@@ -1184,7 +1289,9 @@ static void printed(void **state)
                                   "user = \" x #y\"\n"
                                   "password-file = /p\n"
                                   "connections = 4\n"
+                                  "null-sender = yes\n"
                                   "rate = 30/min, 10 recipients/hour\n"
+                                  "use = always\n"
                                   "pipeline = auto\n"
                                   "probe-min = 10s\n"
                                   "probe-max = 5m\n"
@@ -1192,6 +1299,7 @@ static void printed(void **state)
                                   "reply-timeout = 5m\n"
                                   "keep-open = 1m\n"
                                   "connection-age = 15m\n"
+                                  "connection-messages = 0\n"
                                   "\n"
                                   "[dashboard]\n"
                                   "listen = 127.0.0.1:8025\n");
@@ -1367,6 +1475,9 @@ int main(void)
         cmocka_unit_test(lines_taken),
         cmocka_unit_test(hosts_refused),
         cmocka_unit_test(hosts_taken),
+        cmocka_unit_test(providers_taken),
+        cmocka_unit_test(providers_settings_give_way),
+        cmocka_unit_test(providers_refused),
         cmocka_unit_test(loops),
         cmocka_unit_test(upstream_sections),
         cmocka_unit_test(upstreams_max),

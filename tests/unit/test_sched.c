@@ -55,13 +55,17 @@ static void arrive(struct model *m, bool at_head)
     }
 }
 
-/* What is handed out is due, stands in the index, and is with nobody else. */
+/* What is handed out is due, stands in the index, and is with nobody else: also when a stand-in
+ * takes its share. */
 static void lease(struct model *m)
 {
     struct sched_item item;
-    if (m->leased_count == LEASES_MAX || !sched_take(&m->sched, m->now_ms, &item)) {
+    bool carried = rng() % 3 == 0;
+    if (m->leased_count == LEASES_MAX ||
+        !sched_take_for(&m->sched, carried ? &m->stand_in : &m->sched, m->now_ms, &item)) {
         return;
     }
+    m->carried[m->leased_count] = carried;
     assert_true(item.due_ms <= m->now_ms);
     assert_true(in_index(m, &item));
     assert_false(is_leased(m, &item.id));
@@ -75,8 +79,10 @@ static void settle(struct model *m, bool growing)
     }
     size_t at = rng() % m->leased_count;
     struct sched_item item = m->leased[at];
+    bool carried = m->carried[at];
     m->leased[at] = m->leased[--m->leased_count];
-    sched_job_back(&m->sched, 1, rng() % 2 == 0, m->now_ms);
+    m->carried[at] = m->carried[m->leased_count];
+    sched_job_back(carried ? &m->stand_in : &m->sched, 1, rng() % 2 == 0, m->now_ms);
     switch (rng() % (growing ? 3 : 12)) {
     default: /* delivered */
         index_remove(m, &item);
@@ -152,7 +158,8 @@ static void drain(struct model *m)
     m->now_ms += 1000000;
     while (m->leased_count > 0) {
         struct sched_item item = m->leased[--m->leased_count];
-        sched_job_back(&m->sched, 0, false, m->now_ms);
+        struct sched_upstream *by = m->carried[m->leased_count] ? &m->stand_in : &m->sched;
+        sched_job_back(by, 0, false, m->now_ms);
         sched_add(&m->sched, &item);
     }
     struct sched_item taken;
@@ -161,7 +168,8 @@ static void drain(struct model *m)
     assert_int_equal(m->count, 0);
     assert_false(m->sched.beyond);
     assert_int_equal(m->sched.count + m->sched.late_count + m->sched.ready_count, 0);
-    assert_int_equal(m->sched.out, 0);
+    assert_int_equal(m->sched.out + m->stand_in.out, 0);
+    assert_int_equal(m->stand_in.count + m->stand_in.late_count, 0);
 }
 
 static void test_the_books_balance(void **state)
@@ -246,6 +254,81 @@ static void test_due_is_counted_up_to_a_bound(void **state)
     }
     assert_int_equal(sched_due_count(&m->sched, 5000, SCHED_DUE_COUNT_MAX), SCHED_DUE_COUNT_MAX);
     assert_int_equal(sched_due_count(&m->sched, 5000, 0), 0);
+    free(m);
+}
+
+/* Whose turn it is does not depend on who carries; whether anything goes does: the stand-in's pause
+ * and rate hold, and those of the one that it stands in for do not. */
+static void test_a_stand_in_takes_in_the_same_order(void **state)
+{
+    (void)state;
+    struct model *a = model_new(12), *b = model_new(12);
+    for (size_t at = 0; at < 500; at++) {
+        uint64_t due_ms = a->now_ms - rng() % 1000;
+        uint32_t flow = some_flow(), size_kib = some_size();
+        (void)accept_item(a, due_ms, flow, size_kib);
+        (void)accept_item(b, due_ms, flow, size_kib);
+    }
+    refill_all(a);
+    refill_all(b);
+    struct sched_item own, carried;
+    assert_true(sched_throttled(&b->sched, &(struct msg_id){{1}}, b->now_ms, 1));
+    assert_false(sched_take(&b->sched, b->now_ms, &own));
+    for (size_t at = 0; at < 500; at++) {
+        assert_true(sched_due_for(&b->sched, &b->stand_in, b->now_ms));
+        assert_true(sched_take(&a->sched, a->now_ms, &own));
+        assert_true(sched_take_for(&b->sched, &b->stand_in, b->now_ms, &carried));
+        assert_int_equal(sched_item_compare(&own, &carried), 0);
+    }
+    assert_int_equal(b->sched.out, 0);
+    assert_int_equal(b->stand_in.out, 500);
+    assert_false(sched_due_for(&b->sched, &b->stand_in, b->now_ms));
+    free(a);
+    free(b);
+}
+
+static void test_a_stand_ins_limits_hold(void **state)
+{
+    (void)state;
+    struct model *m = model_new(14);
+    struct sched_upstream *by = &m->stand_in;
+    struct sched_item item;
+    by->limits.rate[SCHED_RATE_MESSAGES][SCHED_RATE_HOUR] = 2;
+    for (size_t at = 0; at < 5; at++) {
+        (void)accept_item(m, m->now_ms, 1, 1);
+    }
+    refill(m);
+    assert_int_equal(sched_due_count_for(&m->sched, by, m->now_ms, 100), 2);
+    assert_true(sched_take_for(&m->sched, by, m->now_ms, &item));
+    assert_true(sched_take_for(&m->sched, by, m->now_ms, &item));
+    assert_false(sched_take_for(&m->sched, by, m->now_ms, &item));
+    assert_int_equal(sched_due_count(&m->sched, m->now_ms, 100), 3); /* its own rate knows none */
+    sched_job_back(by, 1, true, m->now_ms);
+    sched_job_back(by, 1, true, m->now_ms);
+    by->connections = 1;
+    assert_int_equal(sched_wake_for_ms(&m->sched, by, m->now_ms),
+                     sched_rate_next_ms(by, m->now_ms));
+    assert_true(sched_rate_next_ms(by, m->now_ms) > m->now_ms);
+    assert_true(sched_throttled(by, &item.id, m->now_ms, 1));
+    assert_int_equal(sched_due_count_for(&m->sched, by, m->now_ms, 100), 0);
+    free(m);
+}
+
+/* A marked one's next due time is the stand-in's affair. */
+static void test_who_wakes_for_what_is_carried(void **state)
+{
+    (void)state;
+    struct model *m = model_new(15);
+    (void)accept_item(m, m->now_ms + 5000, 1, 1);
+    refill(m);
+    sched_opening(&m->sched, false);
+    sched_connection_down(&m->sched, OUTCOME_CONNECTION_REFUSED, false, false, m->now_ms, 3);
+    assert_int_equal(sched_wake_ms(&m->sched, m->now_ms), m->sched.probe_ms);
+    assert_true(m->sched.probe_ms > m->now_ms + 5000);
+    assert_int_equal(sched_wake_for_ms(&m->sched, &m->stand_in, m->now_ms), m->now_ms + 5000);
+    assert_int_equal(sched_wake_ms(&m->stand_in, m->now_ms), UINT64_MAX);
+    m->stand_in.open_after_ms = m->now_ms + 7000; /* and it has no connection */
+    assert_int_equal(sched_wake_for_ms(&m->sched, &m->stand_in, m->now_ms), m->now_ms + 7000);
     free(m);
 }
 
@@ -346,6 +429,9 @@ int main(void)
         cmocka_unit_test(test_shedding_keeps_the_earlier_half),
         cmocka_unit_test(test_the_same_due_time_a_whole_window_long),
         cmocka_unit_test(test_due_is_counted_up_to_a_bound),
+        cmocka_unit_test(test_a_stand_in_takes_in_the_same_order),
+        cmocka_unit_test(test_a_stand_ins_limits_hold),
+        cmocka_unit_test(test_who_wakes_for_what_is_carried),
         cmocka_unit_test(test_an_id_is_known_once),
         cmocka_unit_test(test_any_clock_will_do),
         cmocka_unit_test(test_after_a_suspend_all_is_due_and_little_goes),

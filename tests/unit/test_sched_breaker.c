@@ -425,8 +425,35 @@ static void test_the_outage_is_counted(void **state)
     assert_int_equal(sched_outage_ms(&r.s, r.now_ms), sum_ms);
     /* A clock that stands before it. */
     r.s.breaker = SCHED_BREAKER_WAITING;
-    r.s.marked_ms = r.now_ms + 5;
+    r.s.marked_ms = r.s.outage_from_ms = r.now_ms + 5;
     assert_int_equal(sched_outage_ms(&r.s, r.now_ms), sum_ms);
+}
+
+/* While somebody stands in for it the time does not count, whenever that begins and ends. */
+static void test_an_outage_with_a_stand_in_is_none(void **state)
+{
+    (void)state;
+    static struct sched_upstream s;
+    sched_init(&s, &limits);
+    sched_stand_in(&s, false, 500);
+    sched_opening(&s, false);
+    sched_connection_down(&s, OUTCOME_CONNECTION_REFUSED, false, false, 1000, 1);
+    assert_int_equal(sched_outage_ms(&s, 1500), 500);
+    sched_stand_in(&s, true, 1600);
+    sched_stand_in(&s, true, 1700); /* said again */
+    assert_int_equal(sched_outage_ms(&s, 5000), 600);
+    sched_stand_in(&s, false, 6000);
+    assert_int_equal(sched_outage_ms(&s, 6100), 700);
+    sched_stand_in(&s, true, 6200);
+    assert_true(sched_upstream_answered(&s, 9000));
+    assert_int_equal(sched_outage_ms(&s, 9500), 800);
+    sched_stand_in(&s, false, 9500); /* heard of a little later */
+    assert_int_equal(sched_outage_ms(&s, 9900), 800);
+    s.breaker = SCHED_BREAKER_WELL;
+    sched_opening(&s, false);
+    sched_connection_down(&s, OUTCOME_CONNECTION_REFUSED, false, false, 20000, 1);
+    assert_int_equal(sched_outage_ms(&s, 20010), 810);
+    assert_int_equal(s.marked_ms, 20000);
 }
 
 static void test_it_wakes_for_what_the_clock_alone_changes(void **state)
@@ -456,6 +483,7 @@ int main(void)
         cmocka_unit_test(test_the_breaker_never_gets_stuck),
         cmocka_unit_test(test_probes_go_farther_apart_up_to_a_bound),
         cmocka_unit_test(test_the_outage_is_counted),
+        cmocka_unit_test(test_an_outage_with_a_stand_in_is_none),
         cmocka_unit_test(test_it_wakes_for_what_the_clock_alone_changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

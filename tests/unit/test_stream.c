@@ -33,6 +33,8 @@ static struct io_op guard;
 /* ---- one end ---- */
 
 struct end;
+static struct end *a, *b; /* NULL once closed: their memory is gone */
+
 typedef void end_fn(struct end *e, enum stream_event event);
 
 /* What is seen of an end outlives it. */
@@ -129,6 +131,8 @@ static void on_stream(struct stream *s, enum stream_event event)
         stream_close(s, false);
     }
     if (event == STREAM_EVENT_CLOSED) {
+        a = e == a ? NULL : a;
+        b = e == b ? NULL : b;
         free(e);
     }
 }
@@ -153,18 +157,24 @@ static struct end *end_open(struct seen *seen, int fd)
     return e;
 }
 
-static void close_now(struct end *e, bool gracefully)
-{
-    e->busy = true;
-    stream_close(&e->stream, gracefully);
-    e->busy = false;
-}
-
 /* ---- the loop ---- */
 
 static bool (*done)(void);
 static struct seen a_seen, b_seen;
-static struct end *a, *b;
+
+static struct end *live(struct end *e)
+{
+    assert_non_null(e);
+    return e;
+}
+
+static void close_now(struct end *e, bool gracefully)
+{
+    assert_int_not_equal(live(e)->stream.state, STREAM_STATE_CLOSING);
+    e->busy = true;
+    stream_close(&e->stream, gracefully);
+    e->busy = false;
+}
 
 static bool a_closed(void)
 {
@@ -176,10 +186,23 @@ static bool both_closed(void)
     return a_seen.closed && b_seen.closed;
 }
 
+static void nothing(struct io_op *op)
+{
+    (void)op;
+}
+
+static struct io_op pause_op = {.fn = nothing};
+
+static bool paused(void)
+{
+    return !io_pending(&pause_op);
+}
+
 static void after_batch(void *ctx)
 {
     (void)ctx;
-    if (done()) {
+    /* With both closed nothing more will happen, but that time goes by. */
+    if (done() || (done != paused && both_closed())) {
         io_stop(io);
     }
 }
@@ -198,19 +221,8 @@ static void run_until(bool (*condition)(void))
         io_timer(io, &guard, io_now_ms(io) + GUARD_MS);
         io_run(io);
         io_cancel(io, &guard);
+        assert_true(condition());
     }
-}
-
-static void nothing(struct io_op *op)
-{
-    (void)op;
-}
-
-static struct io_op pause_op = {.fn = nothing};
-
-static bool paused(void)
-{
-    return !io_pending(&pause_op);
 }
 
 /* Some rounds of the loop: whatever is ready happens. */
@@ -230,6 +242,7 @@ static bool loop_open(enum io_backend backend)
         return false; /* this box offers no io_uring */
     }
     guard.fn = guard_fired;
+    a_seen = b_seen = (struct seen){.closed = true};
     io_set_after_batch(io, after_batch, NULL);
     return true;
 }
@@ -287,7 +300,7 @@ static void both_secured(void)
 
 static void close_both(void)
 {
-    if (!a_seen.closed) {
+    if (!a_seen.closed && a->stream.state < STREAM_STATE_ENDED) {
         close_now(a, false);
     }
     run_until(a_closed);
@@ -372,17 +385,17 @@ static void case_nothing_comes_unasked(void)
     put(fds[1], "0123456789");
     run_a_while();
     assert_int_equal(a_seen.events[STREAM_EVENT_DATA], 0);
-    stream_read(&a->stream);
-    stream_read(&a->stream); /* once is enough */
+    stream_read(&live(a)->stream);
+    stream_read(&live(a)->stream); /* once is enough */
     run_until(a_has_some);
     run_a_while();
     assert_int_equal(a_seen.events[STREAM_EVENT_DATA], 1);
     assert_int_equal(a_seen.count, 4);
-    stream_read(&a->stream);
+    stream_read(&live(a)->stream);
     assert_int_equal(a_seen.events[STREAM_EVENT_DATA], 1); /* never inside our own call */
     run_a_while();
     assert_int_equal(a_seen.count, 8);
-    stream_read(&a->stream);
+    stream_read(&live(a)->stream);
     run_until(a_has_ten);
     assert_memory_equal(a_seen.bytes, "0123456789", 10);
     close_now(a, false);
@@ -398,10 +411,10 @@ static void case_unused_is_offered_again(void)
     a = end_open(&a_seen, fds[0]);
     a->use_max = 0;
     put(fds[1], "0123456789");
-    stream_read(&a->stream);
+    stream_read(&live(a)->stream);
     run_a_while();
     assert_true(a_seen.events[STREAM_EVENT_DATA] > 1);
-    a->use_max = SIZE_MAX;
+    live(a)->use_max = SIZE_MAX;
     run_until(a_has_ten);
     assert_memory_equal(a_seen.bytes, "0123456789", 10);
     close_now(a, false);
@@ -452,10 +465,10 @@ static void inject(end_fn *fn, bool answers)
     b->use_max = 10; /* "STARTTLS\r\n" */
     b->reads = !answers;
     put(fds[0], "STARTTLS\r\nEVIL AND MORE OF IT\r\n");
-    stream_read(&b->stream);
+    stream_read(&live(b)->stream);
     if (answers) {
         run_a_while();
-        stream_write(&b->stream, SLICE("220 go\r\n"));
+        stream_write(&live(b)->stream, SLICE("220 go\r\n"));
     }
     run_until(b_began);
     if (answers) {
@@ -465,8 +478,8 @@ static void inject(end_fn *fn, bool answers)
     a = end_open(&a_seen, fds[0]);
     assert_int_equal(stream_secure(&a->stream, client_policy, "relay.example.jp"), ERR_OK);
     run_until(both_secure);
-    stream_write(&a->stream, SLICE("EHLO abcd\n"));
-    stream_read(&b->stream);
+    stream_write(&live(a)->stream, SLICE("EHLO abcd\n"));
+    stream_read(&live(b)->stream);
     run_until(b_has_ten_more);
     assert_memory_equal(b_seen.bytes, "STARTTLS\r\nEHLO abcd\n", 20);
     close_both();
@@ -532,7 +545,7 @@ static void last_words(void)
     a->to_write = BULK_BYTES;
     a->fn = closes_when_sent;
     write_more(a);
-    stream_read(&b->stream);
+    stream_read(&live(b)->stream);
     run_until(both_closed);
     assert_int_equal(b_seen.count, BULK_BYTES);
     assert_true(b_seen.in_order);
@@ -555,7 +568,7 @@ static void case_last_words_arrive_in_tls(void)
 static void case_tls_cut_off_is_no_end(void)
 {
     both_secured();
-    stream_read(&b->stream);
+    stream_read(&live(b)->stream);
     close_now(a, false);
     run_until(both_closed);
     assert_int_equal(b_seen.tls_failure, TLS_FAILURE_TRUNCATED);
@@ -566,7 +579,7 @@ static void case_peer_ends(void)
     int fds[2];
     tcp_pair(fds);
     a = end_open(&a_seen, fds[0]);
-    stream_read(&a->stream);
+    stream_read(&live(a)->stream);
     put(fds[1], "0123456789");
     close(fds[1]);
     run_until(a_closed);
@@ -580,7 +593,7 @@ static void case_peer_resets(void)
     struct linger at_once = {.l_onoff = 1};
     tcp_pair(fds);
     a = end_open(&a_seen, fds[0]);
-    stream_read(&a->stream);
+    stream_read(&live(a)->stream);
     assert_int_equal(setsockopt(fds[1], SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once), 0);
     run_a_while();
     close(fds[1]);
@@ -654,7 +667,7 @@ static void reach_secured(void)
 {
     both_secured();
     b->closes = true;
-    stream_read(&b->stream);
+    stream_read(&live(b)->stream);
 }
 
 static void reach(enum where where)
@@ -682,15 +695,15 @@ static void reach(enum where where)
                          ERR_OK);
         return;
     case READING:
-        stream_read(&a->stream);
+        stream_read(&live(a)->stream);
         return;
     case CARRYING:
         a->use_max = 1;
         a->reads = false;
         put(peer_fd, "0123456789");
-        stream_read(&a->stream);
+        stream_read(&live(a)->stream);
         run_until(a_has_some);
-        stream_read(&a->stream);
+        stream_read(&live(a)->stream);
         return;
     case WRITING:
     case SECURED_WRITING:
@@ -705,7 +718,7 @@ static void reach(enum where where)
         return;
     case FAILED_UNTOLD:
         a->closes = false;
-        stream_read(&a->stream);
+        stream_read(&live(a)->stream);
         close(peer_fd);
         peer_fd = -1;
         run_a_while();
@@ -801,77 +814,19 @@ static void case_close_inside_every_event(void)
                 write_more(b);
                 a->to_write = 100000;
                 write_more(a);
-                stream_read(&a->stream);
+                stream_read(&live(a)->stream);
                 if (closing_event == STREAM_EVENT_ENDED) {
                     run_a_while();
                     close_now(b, false);
                 }
             }
             if (!b_seen.closed && b->stream.state != STREAM_STATE_CLOSING) {
-                stream_read(&b->stream);
+                stream_read(&live(b)->stream);
             }
             run_until(both_closed);
             assert_int_equal(a_seen.events[closing_event], 1);
         }
     }
-}
-
-/* ---- all of it, on each backend ---- */
-
-static const struct {
-    const char *name;
-    void (*run)(void);
-} cases[] = {
-#define ROW(name)                                                                                  \
-    {                                                                                              \
-#name, case_##name                                                                         \
-    }
-    ROW(plain_both_ways),
-    ROW(plain_partly_used),
-    ROW(tls_both_ways),
-    ROW(tls_partly_used),
-    ROW(nothing_comes_unasked),
-    ROW(unused_is_offered_again),
-    ROW(starttls_in_data_voids_the_rest),
-    ROW(starttls_when_sent_voids_the_rest),
-    ROW(untrusted_is_told),
-    ROW(garbage_is_no_handshake),
-    ROW(peer_goes_in_the_handshake),
-    ROW(last_words_arrive),
-    ROW(last_words_arrive_in_tls),
-    ROW(tls_cut_off_is_no_end),
-    ROW(peer_ends),
-    ROW(peer_resets),
-    ROW(peer_is_gone_when_writing),
-    ROW(connect),
-    ROW(close_everywhere),
-    ROW(parting_has_an_end),
-    ROW(close_inside_every_event),
-#undef ROW
-};
-
-static void run_cases(enum io_backend backend)
-{
-    for (size_t at = 0; at < sizeof cases / sizeof cases[0]; at++) {
-        if (!loop_open(backend)) {
-            skip();
-        }
-        print_message("    %s\n", cases[at].name);
-        cases[at].run();
-        io_free(&io); /* checks that nothing is pending */
-    }
-}
-
-static void test_streams_over_poll(void **state)
-{
-    (void)state;
-    run_cases(IO_BACKEND_POLL);
-}
-
-static void test_streams_over_uring(void **state)
-{
-    (void)state;
-    run_cases(IO_BACKEND_URING);
 }
 
 /* ---- a certificate ---- */
@@ -933,11 +888,72 @@ static int teardown(void **state)
     return rmdir(directory);
 }
 
+/* ---- all of it, on each backend ---- */
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} cases[] = {
+#define ROW(name)                                                                                  \
+    {                                                                                              \
+#name, case_##name                                                                         \
+    }
+    ROW(plain_both_ways),
+    ROW(plain_partly_used),
+    ROW(tls_both_ways),
+    ROW(tls_partly_used),
+    ROW(nothing_comes_unasked),
+    ROW(unused_is_offered_again),
+    ROW(starttls_in_data_voids_the_rest),
+    ROW(starttls_when_sent_voids_the_rest),
+    ROW(untrusted_is_told),
+    ROW(garbage_is_no_handshake),
+    ROW(peer_goes_in_the_handshake),
+    ROW(last_words_arrive),
+    ROW(last_words_arrive_in_tls),
+    ROW(tls_cut_off_is_no_end),
+    ROW(peer_ends),
+    ROW(peer_resets),
+    ROW(peer_is_gone_when_writing),
+    ROW(connect),
+    ROW(close_everywhere),
+    ROW(parting_has_an_end),
+    ROW(close_inside_every_event),
+#undef ROW
+};
+#define CASES (sizeof cases / sizeof cases[0])
+
+static const struct {
+    const char *name;
+    enum io_backend backend;
+} backends[] = {{"poll", IO_BACKEND_POLL}, {"uring", IO_BACKEND_URING}};
+#define BACKENDS (sizeof backends / sizeof backends[0])
+
+struct run {
+    size_t at;
+    enum io_backend backend;
+};
+
+static void run_case(void **state)
+{
+    const struct run *r = *state;
+    if (!loop_open(r->backend)) {
+        skip();
+    }
+    cases[r->at].run();
+    io_free(&io); /* checks that nothing is pending */
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_streams_over_poll),
-        cmocka_unit_test(test_streams_over_uring),
-    };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    static char names[BACKENDS * CASES][64];
+    static struct run runs[BACKENDS * CASES];
+    static struct CMUnitTest tests[BACKENDS * CASES];
+    for (size_t at = 0; at < BACKENDS * CASES; at++) {
+        runs[at] = (struct run){at % CASES, backends[at / CASES].backend};
+        snprintf(names[at], sizeof names[at], "%s/%s", backends[at / CASES].name,
+                 cases[at % CASES].name);
+        tests[at] = (struct CMUnitTest){names[at], run_case, NULL, NULL, &runs[at]};
+    }
+    return _cmocka_run_group_tests("stream", tests, BACKENDS * CASES, setup, teardown);
 }

@@ -26,6 +26,9 @@
 #define PUMP_ROUNDS_MAX   1000000
 #define PROBLEM_BYTES     256
 #define PATH_BYTES        128
+#define BRIEF_S           300L
+#define THREADS           4
+#define THREAD_HANDSHAKES 25
 #define FINGERPRINT_BYTES (32 * 3) /* of SHA-256: digits and colons, or the NUL */
 
 static char directory[64];
@@ -209,6 +212,12 @@ static const struct recipe leaves[] = {
      .alt_names = "DNS:relay.example.jp",
      .issuer = &root,
      .rsa_bits = 1024},
+    {.file = "brief",
+     .common_name = "x",
+     .alt_names = "DNS:relay.example.jp",
+     .issuer = &root,
+     .valid_from_s = -DAY,
+     .valid_until_s = BRIEF_S},
 };
 #define LEAF_COUNT (sizeof leaves / sizeof leaves[0])
 
@@ -766,6 +775,7 @@ static void test_handshake_cuts(void **state)
     for (int round = 0; round < 100000 && tls_state(p.client) == TLS_HANDSHAKING; round++) {
         struct tls *from = tls_output(p.client).len > 0 ? p.client : p.server;
         struct tls *to = from == p.client ? p.server : p.client;
+        assert_true(tls_output(from).len > 0);
         uint8_t byte = tls_output(from).data[0];
         tls_output_done(from, 1);
         tls_feed(to, slice_of(&byte, 1));
@@ -1133,28 +1143,336 @@ static void test_sni_for_names_only(void **state)
     tls_policy_free(&policy);
 }
 
-/* A server that gives tickets gets a full handshake the next time all the same. */
-static void test_no_resumption(void **state)
+/* ---- earlier sessions ---- */
+
+static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+
+static uint32_t tickets_of(const struct tls_policy *policy)
+{
+    uint32_t count = 0;
+    for (size_t place = 0; place < TLS_TICKETS_MAX; place++) {
+        count += policy->tickets->places[place].session != NULL;
+    }
+    return count;
+}
+
+/* One connection that opens, and is closed without a goodbye, as servers do it. Was an earlier
+ * session taken up? Both sides have to agree. */
+static bool takes_up(struct raw *server, struct tls_policy *policy, const char *name)
+{
+    struct tls *t = NULL;
+    uint8_t to[8];
+    raw_open(server, true);
+    assert_int_equal(tls_new(&t, policy, name), ERR_OK);
+    raw_pump(server, t);
+    assert_int_equal(tls_read(t, to, sizeof to), 0);
+    assert_string_equal(tls_problem(t), "");
+    assert_int_equal(tls_state(t), TLS_OPEN);
+    bool resumed = SSL_session_reused(server->ssl) != 0;
+    assert_int_equal(tls_resumed(t), resumed);
+    assert_int_equal(strstr(tls_describe(t), " resumed") != NULL, resumed);
+    tls_free(&t);
+    SSL_free(server->ssl);
+    server->ssl = NULL;
+    return resumed;
+}
+
+static enum tls_failure fails(struct raw *server, struct tls_policy *policy, const char *name)
+{
+    struct tls *t = NULL;
+    raw_open(server, true);
+    assert_int_equal(tls_new(&t, policy, name), ERR_OK);
+    raw_pump(server, t);
+    enum tls_failure failure = tls_failure(t);
+    assert_int_equal(tls_state(t), TLS_FAILED);
+    tls_free(&t);
+    SSL_free(server->ssl);
+    server->ssl = NULL;
+    return failure;
+}
+
+static void test_a_session_is_taken_up(void **state)
 {
     (void)state;
-    static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
     for (size_t index = 0; index < 2; index++) {
         struct raw server = raw_new("good", versions[index]);
         struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
-        for (int round = 0; round < 3; round++) {
-            struct tls *t = NULL;
-            uint8_t to[8];
-            raw_open(&server, true);
-            assert_int_equal(tls_new(&t, policy, "relay.example.jp"), ERR_OK);
-            raw_pump(&server, t);
-            assert_int_equal(tls_read(t, to, sizeof to), 0);
-            assert_int_equal(tls_state(t), TLS_OPEN);
-            assert_int_equal(SSL_session_reused(server.ssl), 0);
-            tls_free(&t);
-            SSL_free(server.ssl);
-            server.ssl = NULL;
+        assert_false(takes_up(&server, policy, "relay.example.jp"));
+        for (int round = 0; round < 5; round++) {
+            assert_true(takes_up(&server, policy, "relay.example.jp"));
         }
         tls_policy_free(&policy);
+        raw_free(&server);
+    }
+}
+
+/* TLS 1.2 without tickets: the server remembers by the session's number. */
+static void test_a_session_is_taken_up_by_its_number(void **state)
+{
+    (void)state;
+    struct raw server = raw_new("good", TLS1_2_VERSION);
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    SSL_CTX_set_options(server.context, SSL_OP_NO_TICKET);
+    SSL_CTX_set_session_cache_mode(server.context, SSL_SESS_CACHE_SERVER);
+    assert_false(takes_up(&server, policy, "relay.example.jp"));
+    assert_int_equal(tickets_of(policy), 1);
+    /* The server forgets what ended without a goodbye: a full handshake follows by itself. */
+    assert_false(takes_up(&server, policy, "relay.example.jp"));
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
+/* RFC 8446 C.4: who uses a ticket twice can be recognised. */
+static void test_a_ticket_is_used_once(void **state)
+{
+    (void)state;
+    struct raw server = raw_new("good", TLS1_3_VERSION);
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    SSL_CTX_set_num_tickets(server.context, 2);
+    assert_false(takes_up(&server, policy, "relay.example.jp"));
+    assert_int_equal(tickets_of(policy), 2);
+    struct tls *t[3];
+    for (uint32_t index = 0; index < 3; index++) {
+        assert_int_equal(tls_new(&t[index], policy, "relay.example.jp"), ERR_OK);
+        assert_int_equal(tickets_of(policy), index == 0 ? 1 : 0);
+    }
+    for (uint32_t index = 0; index < 3; index++) {
+        raw_open(&server, true);
+        raw_pump(&server, t[index]);
+        assert_int_equal(tls_state(t[index]), TLS_OPEN);
+        assert_int_equal(tls_resumed(t[index]), index < 2);
+        tls_free(&t[index]);
+        SSL_free(server.ssl);
+        server.ssl = NULL;
+    }
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
+/* A reload makes another policy, and each upstream has its own. */
+static void test_no_ticket_leaves_its_policy_or_its_name(void **state)
+{
+    (void)state;
+    for (size_t index = 0; index < 2; index++) {
+        struct raw server = raw_new("wildcard", versions[index]);
+        struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+        struct tls_policy *same = client_policy(TLS_VERIFY_FULL, "root", NULL);
+        struct tls_policy *other = client_policy(TLS_VERIFY_FULL, "other-root", NULL);
+        assert_false(takes_up(&server, policy, "a.example.jp"));
+        assert_false(takes_up(&server, policy, "b.example.jp"));
+        assert_true(takes_up(&server, policy, "a.example.jp"));
+        assert_true(takes_up(&server, policy, "b.example.jp"));
+        assert_false(takes_up(&server, same, "a.example.jp"));
+        assert_int_equal(fails(&server, other, "a.example.jp"), TLS_FAILURE_UNTRUSTED);
+        assert_int_equal(tickets_of(other), 0);
+        assert_int_equal(fails(&server, policy, "a.example.org"), TLS_FAILURE_WRONG_NAME);
+        assert_true(takes_up(&server, policy, "a.example.jp"));
+        tls_policy_free(&policy);
+        tls_policy_free(&same);
+        tls_policy_free(&other);
+        raw_free(&server);
+    }
+}
+
+/* Another server behind the same name knows nothing of the ticket: its certificate is looked at. */
+static void test_a_refused_ticket_is_a_full_handshake(void **state)
+{
+    (void)state;
+    for (size_t index = 0; index < 2; index++) {
+        struct raw server = raw_new("good", versions[index]);
+        struct raw twin = raw_new("good", versions[index]);
+        struct raw stranger = raw_new("wrong-name", versions[index]);
+        struct raw late = raw_new("expired", versions[index]);
+        struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+        assert_false(takes_up(&server, policy, "relay.example.jp"));
+        assert_false(takes_up(&twin, policy, "relay.example.jp"));
+        assert_true(takes_up(&twin, policy, "relay.example.jp"));
+        assert_int_equal(fails(&stranger, policy, "relay.example.jp"), TLS_FAILURE_WRONG_NAME);
+        assert_int_equal(tickets_of(policy), 0); /* what failed is begun anew */
+        assert_false(takes_up(&twin, policy, "relay.example.jp"));
+        assert_int_equal(fails(&late, policy, "relay.example.jp"), TLS_FAILURE_EXPIRED);
+        tls_policy_free(&policy);
+        raw_free(&server);
+        raw_free(&twin);
+        raw_free(&stranger);
+        raw_free(&late);
+    }
+}
+
+static uint64_t verified_until(const struct tls_policy *policy)
+{
+    size_t place = 0;
+    while (place < TLS_TICKETS_MAX && policy->tickets->places[place].session == NULL) {
+        place++;
+    }
+    assert_true(place < TLS_TICKETS_MAX);
+    return policy->tickets->places[place].verified_until_s;
+}
+
+static void assert_ends_within(const struct tls_policy *policy, uint64_t seconds)
+{
+    uint64_t now_s = tls_wall_s();
+    for (size_t place = 0; place < TLS_TICKETS_MAX; place++) {
+        const struct tls_ticket *ticket = &policy->tickets->places[place];
+        if (ticket->session != NULL) {
+            assert_in_range(ticket->until_s, now_s, now_s + seconds);
+        }
+    }
+}
+
+static void test_a_ticket_ends_with_the_certificate(void **state)
+{
+    (void)state;
+    for (size_t index = 0; index < 2; index++) {
+        struct raw server = raw_new("brief", versions[index]);
+        struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+        assert_false(takes_up(&server, policy, "relay.example.jp"));
+        assert_true(tickets_of(policy) > 0);
+        assert_ends_within(policy, BRIEF_S);
+        assert_true(takes_up(&server, policy, "relay.example.jp"));
+        assert_true(tickets_of(policy) > 0);
+        assert_ends_within(policy, BRIEF_S); /* also what came with a session taken up */
+        tls_policy_free(&policy);
+        raw_free(&server);
+    }
+}
+
+static void test_a_ticket_has_its_lifetime(void **state)
+{
+    (void)state;
+    for (size_t index = 0; index < 2; index++) {
+        struct raw server = raw_new("good", versions[index]);
+        struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+        SSL_CTX_set_timeout(server.context, 60);
+        assert_false(takes_up(&server, policy, "relay.example.jp"));
+        assert_ends_within(policy, 60);
+        /* Over; and not yet begun, by a clock that went back. */
+        for (int late = 0; late < 2; late++) {
+            assert_true(tickets_of(policy) > 0);
+            for (size_t place = 0; place < TLS_TICKETS_MAX; place++) {
+                struct tls_ticket *ticket = &policy->tickets->places[place];
+                *(late != 0 ? &ticket->until_s : &ticket->from_s) =
+                    tls_wall_s() + (late != 0 ? 0 : 30);
+            }
+            assert_false(takes_up(&server, policy, "relay.example.jp"));
+        }
+        tls_policy_free(&policy);
+        raw_free(&server);
+    }
+}
+
+/* However often it is taken up, after a day the certificate is looked at again. */
+static void test_no_new_time_by_taking_up(void **state)
+{
+    (void)state;
+    struct raw server = raw_new("good", TLS1_3_VERSION);
+    struct tls_policy *policy = client_policy(TLS_VERIFY_NONE, "root", NULL);
+    SSL_CTX_set_num_tickets(server.context, 1);
+    assert_false(takes_up(&server, policy, "relay.example.jp"));
+    uint64_t until_s = verified_until(policy);
+    assert_in_range(until_s, tls_wall_s() + TLS_VERIFIED_S_MAX - 60,
+                    tls_wall_s() + TLS_VERIFIED_S_MAX);
+    for (size_t place = 0; place < TLS_TICKETS_MAX; place++) {
+        policy->tickets->places[place].verified_until_s = tls_wall_s() + 100;
+    }
+    until_s = verified_until(policy);
+    for (int round = 0; round < 2 * TLS_TICKETS_MAX; round++) {
+        assert_true(takes_up(&server, policy, "relay.example.jp"));
+    }
+    assert_int_equal(verified_until(policy), until_s);
+    assert_ends_within(policy, 100);
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
+/* A pinned certificate stays pinned: the pin is the policy's, and so are its tickets. */
+static void test_a_pinned_server_is_taken_up(void **state)
+{
+    (void)state;
+    char pin[FINGERPRINT_BYTES];
+    fingerprint_of("expired", pin, false);
+    struct raw server = raw_new("expired", TLS1_3_VERSION);
+    struct raw other = raw_new("good", TLS1_3_VERSION);
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", pin);
+    assert_false(takes_up(&server, policy, "relay.example.jp"));
+    assert_true(takes_up(&server, policy, "relay.example.jp"));
+    assert_int_equal(fails(&other, policy, "relay.example.jp"), TLS_FAILURE_FINGERPRINT);
+    tls_policy_free(&policy);
+    raw_free(&server);
+    raw_free(&other);
+}
+
+static void test_tickets_have_a_bound(void **state)
+{
+    (void)state;
+    struct raw server = raw_new("good", TLS1_3_VERSION);
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    SSL_CTX_set_num_tickets(server.context, 3 * TLS_TICKETS_MAX);
+    assert_false(takes_up(&server, policy, "relay.example.jp"));
+    assert_int_equal(tickets_of(policy), TLS_TICKETS_MAX);
+    assert_true(takes_up(&server, policy, "relay.example.jp"));
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
+struct sharing {
+    struct tls_policy *policy;
+    SSL_CTX *server;
+};
+
+/* Returns the failures; resumed or not, each opens. */
+static void *sharing_main(void *argument)
+{
+    const struct sharing *shared = argument;
+    uintptr_t failures = 0;
+    uint8_t bytes[16384];
+    for (int round = 0; round < THREAD_HANDSHAKES; round++) {
+        struct tls *t = NULL;
+        SSL *server = SSL_new(shared->server);
+        SSL_set_bio(server, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
+        SSL_set_accept_state(server);
+        if (tls_new(&t, shared->policy, "relay.example.jp") != ERR_OK) {
+            SSL_free(server);
+            failures++;
+            continue;
+        }
+        for (int step = 0; step < 6; step++) {
+            struct slice output = tls_output(t);
+            if (output.len > 0) {
+                BIO_write(SSL_get_rbio(server), output.data, (int)output.len);
+                tls_output_done(t, output.len);
+            }
+            while (SSL_read(server, bytes, sizeof bytes) > 0) {
+            }
+            int count = BIO_read(SSL_get_wbio(server), bytes, sizeof bytes);
+            tls_feed(t, slice_of(bytes, count > 0 ? (size_t)count : 0));
+            failures += tls_read(t, bytes, sizeof bytes);
+        }
+        failures += tls_state(t) != TLS_OPEN;
+        tls_free(&t);
+        SSL_free(server);
+        ERR_clear_error();
+    }
+    return (void *)failures;
+}
+
+static void test_threads_share_tickets(void **state)
+{
+    (void)state;
+    for (size_t index = 0; index < 2; index++) {
+        struct raw server = raw_new("good", versions[index]);
+        struct sharing shared = {client_policy(TLS_VERIFY_FULL, "root", NULL), server.context};
+        pthread_t threads[THREADS];
+        for (size_t at = 0; at < THREADS; at++) {
+            assert_int_equal(pthread_create(&threads[at], NULL, sharing_main, &shared), 0);
+        }
+        for (size_t at = 0; at < THREADS; at++) {
+            void *failures = NULL;
+            assert_int_equal(pthread_join(threads[at], &failures), 0);
+            assert_null(failures);
+        }
+        assert_true(takes_up(&server, shared.policy, "relay.example.jp"));
+        tls_policy_free(&shared.policy);
         raw_free(&server);
     }
 }
@@ -1324,9 +1642,6 @@ static void test_policy_freed_first(void **state)
     pair_free(&p);
 }
 
-#define THREADS           4
-#define THREAD_HANDSHAKES 25
-
 struct shared {
     struct tls_policy *client;
     struct tls_policy *server;
@@ -1441,7 +1756,17 @@ int main(void)
         cmocka_unit_test(test_old_client_refused),
         cmocka_unit_test(test_alpn_refused),
         cmocka_unit_test(test_sni_for_names_only),
-        cmocka_unit_test(test_no_resumption),
+        cmocka_unit_test(test_a_session_is_taken_up),
+        cmocka_unit_test(test_a_session_is_taken_up_by_its_number),
+        cmocka_unit_test(test_a_ticket_is_used_once),
+        cmocka_unit_test(test_no_ticket_leaves_its_policy_or_its_name),
+        cmocka_unit_test(test_a_refused_ticket_is_a_full_handshake),
+        cmocka_unit_test(test_a_ticket_ends_with_the_certificate),
+        cmocka_unit_test(test_a_ticket_has_its_lifetime),
+        cmocka_unit_test(test_no_new_time_by_taking_up),
+        cmocka_unit_test(test_a_pinned_server_is_taken_up),
+        cmocka_unit_test(test_tickets_have_a_bound),
+        cmocka_unit_test(test_threads_share_tickets),
         cmocka_unit_test(test_renegotiation_refused),
         cmocka_unit_test(test_key_updates),
         cmocka_unit_test(test_input_bound),
