@@ -19,10 +19,14 @@
  * and this for the pages that a commit writes anew while the old ones are not free yet.
  */
 #define RESERVE_BYTES (64u << 20)
-/* Pages of files (the map's and the programs') that may stay resident before the map's are given
- * back, and after how much reading, by estimate, the kernel is asked how many they are. */
-#define RESIDENT_BYTES_MAX (24u << 20)
-#define TOUCHED_BYTES_MAX  (8 * STORE_FAULT_BYTES)
+/* Pages of files (the map's and the programs') that may stay resident before some of the map's are
+ * given back, how many have to go then, and after how much reading, by estimate, the kernel is
+ * asked how many there are. */
+#define RESIDENT_BYTES_MAX  (28u << 20)
+#define RESIDENT_BYTES_BACK (4u << 20)
+#define TOUCHED_BYTES_MAX   (8 * STORE_FAULT_BYTES)
+/* The beginning of the file stays mapped if it can: see store_touched. */
+#define RESIDENT_BYTES_KEPT (16u << 20)
 /* Reader slots beside the daemon's own: its writer, and tasukictl. LMDB's default is the least. */
 #define READERS_SPARE 16u
 #define READERS_MIN   126u
@@ -656,11 +660,29 @@ static uint64_t resident_file_bytes(const struct store *store)
     return known ? pages * store->page_bytes : UINT64_MAX;
 }
 
+/* Gives back the pages of the map from byte `from` on. */
+static void give_back(const struct store *store, uint64_t from)
+{
+    if (from >= store->map_bytes) {
+        return;
+    }
+    union {
+        const uint8_t *borrowed;
+        void *address; /* madvise takes the address of a map that it does not write */
+    } map = {.borrowed = store->map + from};
+    madvise(map.address, store->map_bytes - from, MADV_DONTNEED);
+}
+
 /*
  * Called with an estimate of what a call made resident. It is no more than that: for one byte that
  * is read the kernel maps 64 KiB, or a whole folio of its cache, up to 2 MiB (Linux 6.18). So every
- * now and then it is asked; once it is much, all pages of the map are given back: they stay in the
+ * now and then it is asked; once it is much, pages of the map are given back: they stay in the
  * page cache, and come again when they are touched.
+ *
+ * Coming again is what long churn pays for most. LMDB writes a page to the first gap in the file
+ * that is long enough, so the pages of the trees, which are written again and again, gather at its
+ * beginning, and bodies, which are read once, behind it. So the beginning goes only when the rest
+ * was not enough.
  */
 void store_touched(struct store *store, uint64_t bytes)
 {
@@ -671,9 +693,8 @@ void store_touched(struct store *store, uint64_t bytes)
     if (resident_file_bytes(store) < RESIDENT_BYTES_MAX) {
         return;
     }
-    union {
-        const uint8_t *borrowed;
-        void *address; /* madvise takes the address of a map that it does not write */
-    } map = {.borrowed = store->map};
-    madvise(map.address, store->map_bytes, MADV_DONTNEED);
+    give_back(store, RESIDENT_BYTES_KEPT);
+    if (resident_file_bytes(store) > RESIDENT_BYTES_MAX - RESIDENT_BYTES_BACK) {
+        give_back(store, 0);
+    }
 }

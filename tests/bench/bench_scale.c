@@ -1,12 +1,13 @@
 /*
  * Queues of a size, made by the store itself, and what long churn does to the file.
  *
- *   bench_scale fill DIR COUNT BYTES    COUNT queued messages with bodies of BYTES for the upstream
- *                                       `main`, tried once, due in three hours: they lie there.
- * Makes the queue when there is none bench_scale churn DIR COUNT SIZE    COUNT messages through a
- * queue of 10,000, in batches of 40 in and 40 out, each leaving its history; SIZE is `4k`, or
- * `mixed`: 1 KiB to 10 MiB, most of them small. A line a tenth of the way: the length of the file,
- * and what is in use of it
+ *   bench_scale fill DIR COUNT BYTES
+ *       COUNT queued messages with bodies of BYTES for the upstream `main`, tried once, due in
+ * three hours: they lie there. Makes the queue when there is none. bench_scale churn DIR COUNT
+ * 4k|mixed COUNT messages through a queue of 10,000, in random order: 100 leave and 100 come with
+ * each commit, and each leaves its history. Bodies have 4 KiB, or 1 KiB to 10 MiB, most of them
+ *       small: see size_next(). A line a tenth of the way says how long the file is, what is in use
+ *       of it, and what a message has cost of CPU and page faults since the line before.
  *
  * The choice of sizes and victims is the same each time.
  */
@@ -18,17 +19,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #define CHURN_QUEUE  10000u
-#define CHURN_BATCH  40u
+#define CHURN_BATCH  100u
 #define FILL_BATCH   2000u
 #define BODY_MAX     (10u << 20)
 #define RECORD_BYTES 4096
 #define LIES_MS      (UINT64_C(3) * 3600 * 1000)
 #define HISTORY_MAX  ((uint64_t)64 << 20)
 #define REPORTS      10u
+/* The history expires as the daemon has it do: 512 entries at once, as often as that needs. */
+#define EXPIRE_ROWS  512u
+#define EXPIRE_TURNS 4u
 
 static uint64_t rng_state = 88172645463325252u;
 
@@ -177,20 +182,26 @@ struct churn {
     uint64_t next_id;
     struct msg_id waiting[CHURN_QUEUE];
     uint32_t count;
+    uint32_t turns;
+    uint64_t body_bytes; /* written so far */
+    uint64_t done;       /* at the last report */
+    struct rusage spent; /* then */
+    double began_s;
 };
 
-/* 4 KiB; or by the power of two: half of them 1 to 2 KiB, the largest, of up to 10 MiB, one in
- * 8,192. */
+/*
+ * 4 KiB; or 1 to 2 KiB two times in five, and each doubling three fifths as likely as the one
+ * before, up to 8 to 10 MiB, one in 766. The mean is about 41 KiB; nine
+ * in ten are below 32 KiB, and more than half of all bytes are in bodies of more than 1 MiB.
+ */
 static size_t size_next(const struct churn *c)
 {
     if (!c->mixed) {
         return 4096;
     }
-    uint64_t dice = rng();
     size_t doublings = 0;
-    while (doublings < 13 && (dice & 1) != 0) {
+    while (doublings < 13 && rng() % 5 < 3) {
         doublings++;
-        dice >>= 1;
     }
     size_t base = (size_t)1024 << doublings;
     return u64_min(base + (size_t)(rng() % base), BODY_MAX);
@@ -199,7 +210,9 @@ static size_t size_next(const struct churn *c)
 static void take_in(struct churn *c)
 {
     struct msg_id id = msg_id_make(c->next_id++, 1);
-    message_add(c->store, &id, slice_of(c->body, size_next(c)), c->next_id >> 16, false);
+    struct slice body = slice_of(c->body, size_next(c));
+    message_add(c->store, &id, body, c->next_id >> 16, false);
+    c->body_bytes += body.len;
     c->waiting[c->count++] = id;
 }
 
@@ -224,17 +237,36 @@ static void let_out(struct churn *c)
     must(store_message_remove(c->store, &id, buf_slice(&to)), "remove");
 }
 
-static void report(struct churn *c, uint64_t done, double began_s)
+static double now_s(void)
 {
-    struct store_summary s;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static double cpu_us(const struct rusage *usage)
+{
+    return (double)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1e6 +
+           (double)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec);
+}
+
+static void report(struct churn *c, uint64_t done)
+{
+    struct store_summary s;
+    struct rusage usage;
     store_summary(c->store, &s);
-    printf("%9llu through, %7.1f s: file %8.1f MiB, mail %8.1f MiB, history %6.1f MiB\n",
-           (unsigned long long)done, (double)now.tv_sec + (double)now.tv_nsec / 1e9 - began_s,
-           (double)s.file_bytes / (1 << 20), (double)s.pages_used_bytes / (1 << 20),
-           (double)s.history_bytes / (1 << 20));
+    CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
+    double each = done > c->done ? (double)(done - c->done) : (double)CHURN_QUEUE;
+    printf("%9llu through, %7.1f s: file %7.1f MiB, mail %7.1f MiB, history %5.1f MiB; bodies "
+           "%8.1f MiB; each %4.0f us CPU, %.2f faults\n",
+           (unsigned long long)done, now_s() - c->began_s, (double)s.file_bytes / (1 << 20),
+           (double)s.pages_used_bytes / (1 << 20), (double)s.history_bytes / (1 << 20),
+           (double)c->body_bytes / (1 << 20), (cpu_us(&usage) - cpu_us(&c->spent)) / each,
+           (double)(usage.ru_minflt + usage.ru_majflt - c->spent.ru_minflt - c->spent.ru_majflt) /
+               each);
     fflush(stdout);
+    c->spent = usage;
+    c->done = done;
 }
 
 static void turn(struct churn *c, uint32_t in, uint32_t out)
@@ -248,16 +280,16 @@ static void turn(struct churn *c, uint32_t in, uint32_t out)
     for (uint32_t at = 0; at < in && c->count < CHURN_QUEUE; at++) {
         take_in(c);
     }
-    must(store_history_expire(c->store, 0, 4 * CHURN_BATCH, &removed, &more), "expire");
+    if (++c->turns % EXPIRE_TURNS == 0) {
+        must(store_history_expire(c->store, 0, EXPIRE_ROWS, &removed, &more), "expire");
+    }
     must(store_commit(c->store), "commit");
 }
 
 static int churn(const char *directory, uint64_t count, bool mixed)
 {
     static struct churn c;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    double began_s = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+    c.began_s = now_s();
     c.store = queue_open(directory, (uint64_t)20 << 30);
     c.body = body_memory();
     c.mixed = mixed;
@@ -265,13 +297,13 @@ static int churn(const char *directory, uint64_t count, bool mixed)
     while (c.count < CHURN_QUEUE) {
         turn(&c, CHURN_BATCH, 0);
     }
-    report(&c, 0, began_s);
+    report(&c, 0);
     uint64_t next = count / REPORTS;
     for (uint64_t done = 0; done < count;) {
         turn(&c, CHURN_BATCH, CHURN_BATCH);
         done += CHURN_BATCH;
         if (done >= next) {
-            report(&c, done, began_s);
+            report(&c, done);
             next += count / REPORTS;
         }
     }
