@@ -162,8 +162,33 @@ static uint32_t busy_count(const struct queue_upstream *u)
     return busy;
 }
 
-/* The open connection with the fewest jobs, or NULL when none has room. */
-static struct queue_link *idlest(const struct queue *q, struct queue_upstream *u)
+static bool is_near(const struct queue_upstream *u)
+{
+    return u->answer_ms16 > 0 && u->answer_ms16 <= QUEUE_NEAR_MS * 16;
+}
+
+/* Can another job go along with those that it has? */
+static bool may_pack(const struct queue_upstream *u, const struct queue_link *l)
+{
+    return is_near(u) && l->link.pipeline > 1 && l->out > 0 && l->out < QUEUE_PACK_JOBS &&
+           l->out_kib < QUEUE_PACK_KIB_MAX;
+}
+
+/* Of two connections with room: is a the better one? The one with fewer jobs, but rather than an
+ * idle one the one that has most of those to which more may be added. */
+static bool is_better(const struct queue_upstream *u, const struct queue_link *a,
+                      const struct queue_link *b)
+{
+    bool pack_a = may_pack(u, a);
+    bool pack_b = may_pack(u, b);
+    if (pack_a != pack_b) {
+        return pack_a;
+    }
+    return pack_a ? a->out > b->out : a->out < b->out;
+}
+
+/* The open connection that takes the next job, or NULL when none has room. */
+static struct queue_link *next_link(const struct queue *q, struct queue_upstream *u)
 {
     bool probing = u->sched.breaker == SCHED_BREAKER_PROBING;
     uint32_t room = sched_window(&u->sched, QUEUE_WINDOW);
@@ -177,7 +202,7 @@ static struct queue_link *idlest(const struct queue *q, struct queue_upstream *u
         bool may_work = l->out > 0 || busy < u->sched.concurrency;
         if (l->state == QUEUE_LINK_UP && l->parting == QUEUE_FAREWELL_NONE && may_work &&
             l->out < room && l->out < l->link.window && q->now_ms >= l->rests_until_ms &&
-            (best == NULL || l->out < best->out)) {
+            (best == NULL || is_better(u, l, best))) {
             best = l;
         }
     }
@@ -271,6 +296,7 @@ static void give_job(struct queue *q, struct queue_upstream *u, struct queue_lin
     home->carried += home != u;
     u->turn = (uint32_t)(home - q->upstreams);
     l->out++;
+    l->out_kib += item->size_kib;
     u->leased++;
     u->memory_used = true;
     job->msg.kind = FLOW_JOB;
@@ -299,12 +325,12 @@ static void dispatch_one(struct queue *q, struct queue_upstream *u)
         return;
     }
     for (struct queue_upstream *home = next_home(q, u); home != NULL; home = next_home(q, u)) {
-        struct queue_link *l = idlest(q, u);
+        struct queue_link *l = next_link(q, u);
         if (l == NULL) {
             break;
         }
         /* A second job for a busy connection only when no other connection can be had for it. */
-        if (l->out > 0 && u->sched.connections < u->sched.concurrency &&
+        if (l->out > 0 && !may_pack(u, l) && u->sched.connections < u->sched.concurrency &&
             due_count(q, u) <= u->sched.opening) {
             break;
         }
@@ -314,7 +340,7 @@ static void dispatch_one(struct queue *q, struct queue_upstream *u)
             break;
         }
         give_job(q, u, l, j, home, &item);
-        if (l->out > 1) {
+        if (l->out > 1 && !is_near(u)) {
             open_links(q, u);
         }
     }
@@ -483,6 +509,15 @@ static void count_results(struct queue *q, struct queue_upstream *u, struct queu
     }
 }
 
+static void note_answer_time(struct queue_upstream *u, const struct flow_job *job)
+{
+    if (job->tried && job->result_count > 0) {
+        uint64_t sample = u64_min((uint64_t)job->duration_ms * 16 + 1, UINT32_MAX / 16);
+        uint64_t before = u->answer_ms16 == 0 ? sample : u->answer_ms16;
+        u->answer_ms16 = (uint32_t)((before * 15 + sample + 15) / 16);
+    }
+}
+
 void queue_job_back(struct queue *q, struct flow_job *job)
 {
     struct queue_upstream *u = queue_upstream_of(q, job->link);
@@ -491,6 +526,8 @@ void queue_job_back(struct queue *q, struct flow_job *job)
     CHECK(j->state == QUEUE_JOB_OUT && l->out > 0);
     j->state = QUEUE_JOB_SETTLING;
     l->out--;
+    l->out_kib -= job->size_kib;
+    note_answer_time(u, job);
     if (l->state == QUEUE_LINK_DRAINING && l->out == 0 && l->parting != QUEUE_FAREWELL_SAID) {
         l->state = QUEUE_LINK_CLOSED;
     }

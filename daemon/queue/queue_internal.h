@@ -14,6 +14,13 @@
 #define QUEUE_WINDOW        16
 #define QUEUE_JOBS_PER_LINK (2 * QUEUE_WINDOW)
 
+/* An upstream is near when it answers for a message within so long. Small messages then share its
+ * connections, a few each: what that costs in waiting is nothing, and what it saves in packets and
+ * wake-ups is not. */
+#define QUEUE_NEAR_MS      8
+#define QUEUE_PACK_JOBS    4
+#define QUEUE_PACK_KIB_MAX 64
+
 #define QUEUE_BATCH_MAX 1024 /* messages in one transaction */
 #define QUEUE_DUE_EACH  4    /* each may become due again, and three reports with it */
 #define QUEUE_BATCH_BYTES_MAX                                                                      \
@@ -62,7 +69,8 @@ struct queue_job {
 struct queue_link {
     struct flow_link link;
     enum queue_link_state state;
-    uint32_t out; /* jobs that are with the worker */
+    uint32_t out;     /* jobs that are with the worker */
+    uint32_t out_kib; /* and the size of their bodies */
     bool was_up;
     bool had_worked;         /* at least one job was answered on this connection */
     uint64_t rests_until_ms; /* a job came back untried: it is about to end, or out of memory */
@@ -79,6 +87,7 @@ struct queue_upstream {
     struct queue_link *links; /* owned, config->connections of them */
     uint32_t link_count;
     uint32_t leased;        /* jobs OUT or SETTLING, on its links */
+    uint32_t answer_ms16;   /* how long one message takes, smoothed, in 1/16 ms; 0: unknown */
     uint32_t promised;      /* messages that the open transaction routes to it */
     uint64_t chosen;        /* when it was last chosen among several: q->choices then */
     uint32_t peers, spares; /* sets, by index: who may stand in for it. Peers take mail of the same

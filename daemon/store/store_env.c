@@ -642,16 +642,22 @@ uint64_t store_used_bytes(const struct store *store, MDB_txn *txn)
     return pages * store->page_bytes;
 }
 
+static int statm_fd = -1;
+
+/* Opened once: it is read often, and opening is two thirds of what that costs. */
+static void statm_open(void)
+{
+    statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+}
+
 /* Bytes of files that are resident in this process; all there can be where nobody says. */
 static uint64_t resident_file_bytes(const struct store *store)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     uint8_t text[128];
     uint64_t pages = 0;
-    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof text);
-    if (fd >= 0) {
-        close(fd);
-    }
+    pthread_once(&once, statm_open);
+    ssize_t len = statm_fd < 0 ? -1 : pread(statm_fd, text, sizeof text, 0);
     struct slice rest = slice_of(text, len < 0 ? 0 : (size_t)len);
     for (int field = 0; field < 2; field++) {
         rest = slice_tail(rest, size_min(slice_find(rest, ' ') + 1, rest.len));
