@@ -142,7 +142,7 @@ endif
 
 # ---- tests in which every fallible call fails once; see tests/fail/fail.h ----
 
-FAIL_RIG  := $(patsubst %,$(O)/tests/fail/%.o,fail_calls fail_ring fail_run fail_plan)
+FAIL_RIG  := $(patsubst %,$(O)/tests/fail/%.o,fail_calls fail_ring fail_child fail_run fail_plan fail_sites)
 FAIL_OWN  := $(patsubst tests/fail/%.c,$(O)/fail/%,$(wildcard tests/fail/test_*.c))
 FAILS     := $(patsubst $(O)/unit/%,$(O)/fail/%,$(UNITS)) $(FAIL_OWN)
 FAIL_LINK = $(CC) $(LDHARDEN) $(LDFLAGS) -Wl,--wrap=_cmocka_run_group_tests,--wrap=mkdtemp \
@@ -221,7 +221,7 @@ power-nightly: $(O)/power ## the same with 1,000,000 states and other seeds each
 	$(O)/power --self-test
 	$(O)/power --states 1000000 --seed $$(date +%Y%m%d)00
 
-bench: all benches ## side by side with Postfix and with no MTA at all
+bench: all $(addprefix $(O)/bench/,bench_scale delay sink tls_load) ## side by side with Postfix, OpenSMTPD, Exim, Sendmail and no MTA; WORKS= PEERS= ROUNDS= MESSAGES=
 	$(PYTHON) tests/bench/bench.py
 
 demo: ## daemon, page and a built-in upstream on loopback, mail going through
