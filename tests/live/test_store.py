@@ -143,6 +143,25 @@ def test_started_on_a_full_disk_it_refuses_in_words_or_waits(small_disk):
     daemon.send()
 
 
+@as_root
+def test_started_on_a_read_only_disk_it_refuses_in_words(small_disk):
+    """As a kernel leaves it that has met an error on the disk. Nothing is lost, and nothing loops."""
+    daemon = small_disk
+    daemon.start()
+    identity = daemon.send()
+    daemon.stop()
+    path = str(daemon.directory / "queue")
+    subprocess.run(["mount", "-o", "remount,ro", path], check=True)
+    done = run(daemon)
+    assert done.returncode == 69, (done.returncode, done.stderr)
+    assert path in done.stderr and "read-only" in done.stderr.lower(), done.stderr
+    offline = daemon.ctl("queue")
+    assert identity in offline.out, "it can be read all the same: " + offline.out + offline.err
+    subprocess.run(["mount", "-o", "remount,rw", path], check=True)
+    daemon.start()
+    assert [row["id"] for row in daemon.queue("")] == [identity]
+
+
 def test_an_unreadable_queue_is_refused_in_words(tasuki):
     daemon = tasuki(nowhere())
     daemon.send()

@@ -35,7 +35,7 @@
 #define WORKER_COUNT 2
 #define RECIPIENTS   3
 
-enum fault { FAULT_NONE, FAULT_SYNC, FAULT_DATA_FULL };
+enum fault { FAULT_NONE, FAULT_SYNC, FAULT_DATA_FULL, FAULT_READ_ONLY };
 static _Atomic enum fault fault;
 static _Atomic int64_t wall_step_s; /* by which the wall clock is wrong */
 
@@ -496,6 +496,10 @@ ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at)
         errno = ENOSPC;
         return -1;
     }
+    if (atomic_load(&fault) == FAULT_READ_ONLY) {
+        errno = EROFS;
+        return -1;
+    }
     return syscall(SYS_pwrite64, fd, bytes, len, at);
 }
 
@@ -503,6 +507,10 @@ ssize_t writev(int fd, const struct iovec *parts, int count)
 {
     if (atomic_load(&fault) == FAULT_DATA_FULL) {
         errno = ENOSPC;
+        return -1;
+    }
+    if (atomic_load(&fault) == FAULT_READ_ONLY) {
+        errno = EROFS;
         return -1;
     }
     return syscall(SYS_writev, fd, parts, count);

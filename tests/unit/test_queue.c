@@ -568,6 +568,27 @@ static void test_a_failed_sync_is_told_to_all(void **state)
     assert_null(f->queue);
 }
 
+/* The kernel has made it read-only under us: nothing is answered 250 any more, the daemon ends, and
+ * the next start, on a disk that is well again, has all that was answered before. */
+static void test_a_disk_that_becomes_read_only_ends_it(void **state)
+{
+    struct fixture *f = *state;
+    static struct client c;
+    begin(f);
+    struct msg_id before = accept_one(f, 1);
+    atomic_store(&fault, FAULT_READ_ONLY);
+    client_commit(f, &c, 1);
+    (void)box_wait(&f->clients, FLOW_INTAKE);
+    assert_int_not_equal(c.intake.result, ERR_OK);
+    (void)box_wait(&f->main, FLOW_DRAINED);
+    assert_true(settled(f).store_failed);
+    end(f);
+    atomic_store(&fault, FAULT_NONE);
+    begin(f);
+    assert_state(f, before, MESSAGE_QUEUED);
+    assert_int_equal(settled(f).count_by_state[MESSAGE_QUEUED], 1);
+}
+
 static void test_a_full_disk_refuses_and_recovers(void **state)
 {
     struct fixture *f = *state;
@@ -660,6 +681,7 @@ int main(void)
         CASE(test_a_restart_knows_all_that_waits),
         CASE(test_messages_of_a_removed_upstream_are_adopted),
         CASE(test_a_failed_sync_is_told_to_all),
+        CASE(test_a_disk_that_becomes_read_only_ends_it),
         CASE(test_a_full_disk_refuses_and_recovers),
         CASE(test_an_outcome_without_room_is_kept),
         CASE(test_an_outcome_without_room_is_tried_once_more_at_the_end),
