@@ -263,12 +263,26 @@ static void look_at_room(struct queue *q)
     log_end(&line);
 }
 
+/* Did it ring in that time? */
+static bool bell_wait(struct queue *q, const struct timespec *timeout)
+{
+    struct pollfd bell = {.fd = q->bell_fd, .events = POLLIN};
+    if (ppoll(&bell, 1, timeout, NULL) <= 0) {
+        return false;
+    }
+    uint64_t rings;
+    ssize_t done = read(q->bell_fd, &rings, sizeof rings);
+    (void)done; /* EAGAIN: somebody rang and the poll lied; the mailbox is looked at anyway */
+    return true;
+}
+
 /* Until the mailbox's bell or the next due time. With a store that has failed nothing is due any
  * more: a time that has gone by would stay so, and be waited for without an end. */
 static void wait_for_work(struct queue *q)
 {
     uint64_t wake_ms = u64_min(queue_wake_ms(q), q->upkeep_ms);
     wake_ms = u64_min(wake_ms, q->carrying ? q->carry_until_ms : UINT64_MAX);
+    wake_ms = u64_min(wake_ms, queue_batch_wake_ms(q));
     wake_ms = q->store_failed ? UINT64_MAX : wake_ms;
     int timeout_ms = 60000;
     if (wake_ms <= q->now_ms || q->splits != NULL) {
@@ -276,12 +290,17 @@ static void wait_for_work(struct queue *q)
     } else if (wake_ms - q->now_ms < 60000) {
         timeout_ms = (int)(wake_ms - q->now_ms) + 1;
     }
-    struct pollfd bell = {.fd = q->bell_fd, .events = POLLIN};
-    if (poll(&bell, 1, timeout_ms) > 0) {
-        uint64_t rings;
-        ssize_t done = read(q->bell_fd, &rings, sizeof rings);
-        (void)done; /* EAGAIN: somebody rang and the poll lied; the mailbox is looked at anyway */
-    }
+    const struct timespec timeout = {.tv_sec = timeout_ms / 1000,
+                                     .tv_nsec = timeout_ms % 1000 * 1000000L};
+    (void)bell_wait(q, &timeout);
+}
+
+/* False: nobody has come, and the batch need not wait any longer. */
+static bool wait_for_company(struct queue *q)
+{
+    uint64_t wait_us = queue_batch_company_us(q);
+    const struct timespec timeout = {.tv_nsec = (long)wait_us * 1000};
+    return wait_us > 0 && bell_wait(q, &timeout);
 }
 
 /* What it meets beside a store that cannot be written can wait. */
@@ -310,7 +329,12 @@ void *queue_run(void *queue)
         if (q->batch_count > 0 && !q->store_failed && !q->stopping) {
             queue_dispatch(q); /* what is known to be due need not wait for this commit */
         }
-        queue_batch_commit(q);
+        if (wait_for_company(q)) {
+            continue; /* somebody has come */
+        }
+        if (!queue_batch_rides(q)) {
+            queue_batch_commit(q);
+        }
         if (q->carrying && q->now_ms >= q->carry_until_ms) {
             queue_carry_end(q);
         }

@@ -31,6 +31,17 @@
 #define QUEUE_CARRY_MS_MAX    100
 #define QUEUE_CARRY_BYTES_MAX (4u << 20)
 
+/* While mail comes in (some did within the last so many ms), outcomes wait so long for its next
+ * commit, and so many of them: nobody waits for theirs. */
+#define QUEUE_RIDE_RECENT_MS 50
+#define QUEUE_RIDE_MS_MAX    10
+#define QUEUE_RIDE_JOBS_MAX  QUEUE_WINDOW
+
+/* Messages that come in wait for each other: so long at most, until 16 / QUEUE_COMPANY_SHARE of the
+ * usual number are there. */
+#define QUEUE_COMPANY_US_MAX 2000
+#define QUEUE_COMPANY_SHARE  20
+
 /* What is made here: its device in the counts, and room for its records. */
 #define QUEUE_OWN_DEVICE         "tasuki"
 #define QUEUE_OWN_ENVELOPE_BYTES 1024
@@ -158,9 +169,16 @@ struct queue {
 
     struct flow_msg *batch[QUEUE_BATCH_MAX];
     uint32_t batch_count;
-    uint32_t batch_due; /* entries of due that it may need, at most */
-    size_t batch_bytes; /* of pieces in it */
-    bool carrying;      /* a transaction is open that holds pieces alone, already answered */
+    uint64_t batch_since_ms; /* when the first of it came */
+    bool batch_urgent;       /* somebody waits for its commit */
+    uint64_t intake_ms;      /* when somebody last did */
+    uint32_t batch_intakes;  /* messages in it that come in */
+    uint32_t company16;      /* of those in a commit, smoothed, in sixteenths */
+    uint64_t batch_since_us; /* monotonic: when the first of them came */
+    uint64_t commit_us;      /* how long the last commit took */
+    uint32_t batch_due;      /* entries of due that it may need, at most */
+    size_t batch_bytes;      /* of pieces in it */
+    bool carrying;           /* a transaction is open that holds pieces alone, already answered */
     size_t carried_bytes;
     uint64_t carry_until_ms;
     uint32_t intake_epoch;      /* moves when such a transaction came to nothing */
@@ -339,6 +357,11 @@ struct sched_item queue_item(const struct msg_id *id, const struct record_state 
  * at once: it has a bound. */
 void queue_batch_add(struct queue *q, struct flow_msg *msg);
 void queue_batch_commit(struct queue *q);
+/* Whether it may wait for company, and until when. */
+bool queue_batch_rides(const struct queue *q);
+uint64_t queue_batch_wake_ms(const struct queue *q);
+/* How much longer it may wait for more of its kind, in us; 0: no longer. */
+uint64_t queue_batch_company_us(const struct queue *q);
 /* Commits what is carried, if anything is: before any other transaction, or a look at the index. */
 void queue_carry_end(struct queue *q);
 /* It failed with err and is answered, or tried again later; what was appended for it goes. */
