@@ -226,6 +226,7 @@ static void take(struct queue *q, struct flow_msg *msg)
         queue_link_down(q, FLOW_LINK_FROM(msg, down));
         return;
     case FLOW_INSPECT:
+        q->batch_urgent = true; /* whoever looks again shall see what has happened */
         inspect(q, &FLOW_FROM(msg, struct flow_inspect)->status);
         mailbox_send(msg->reply_to, msg);
         return;

@@ -4,16 +4,17 @@
  */
 #include "tests/unit/queue_rig.h"
 
-#define TRIES 100
-#define CROWD 8
+#define TRIES      100
+#define SEEN_LEAST 5
+#define CROWD      8
 
 static uint64_t commits(struct fixture *f)
 {
     return metric_get(&f->metrics, METRIC_COMMITS);
 }
 
-/* An outcome that has come while mail comes in is not committed at once: seen in one of many tries,
- * since time goes on while we look. Then it is committed all the same, by time alone. */
+/* An outcome that has come while mail comes in is not committed at once. Seen in some of many
+ * tries, since time goes on while we look. Then it is committed all the same, by time alone. */
 static void test_outcomes_ride(void **state)
 {
     struct fixture *f = *state;
@@ -21,23 +22,23 @@ static void test_outcomes_ride(void **state)
     (void)accept_one(f, 1);
     upstream_up(f, 4);
     struct flow_job *job = job_wait(f);
-    bool seen = false;
-    for (int tries = 0; tries < TRIES && !seen; tries++) {
-        struct flow_status status;
+    int seen = 0;
+    for (int tries = 0; tries < TRIES && seen < SEEN_LEAST; tries++) {
         (void)accept_one(f, 1);
         uint64_t before = commits(f);
         job_answer(f, job, OUTCOME_DELIVERED, 1);
-        inspect(f, &status);
-        inspect(f, &status);
-        seen = commits(f) == before;
+        usleep(2000);
+        seen += commits(f) == before;
         job = job_wait(f);
     }
-    assert_true(seen);
+    assert_int_equal(seen, SEEN_LEAST);
+    uint64_t before = commits(f);
     job_answer(f, job, OUTCOME_DELIVERED, 1);
-    for (int tries = 0; settled(f).count_by_state[MESSAGE_QUEUED] > 0; tries++) {
+    for (int tries = 0; commits(f) == before; tries++) {
         assert_true(tries < PATIENCE_MS);
         usleep(1000);
     }
+    assert_int_equal(settled(f).count_by_state[MESSAGE_QUEUED], 0);
 }
 
 /* The same at the end: it is committed before the thread ends. */
