@@ -31,6 +31,11 @@ const struct ctl_command ctl_commands[] = {
      "The verdict stands first, in one sentence. Exits with 0 when all is well and with 1 when "
      "something needs you.",
      0, 0, 0, 30 * SECONDS, ctl_status_run},
+    {"upstreams", "[NAME]", "tell how each upstream is: state, pace, what waits, what to do",
+     "A line each, or all about one: since when it is out of order and why, who stands in for it, "
+     "its connections, TLS, login and pipelining, its pace and rates, what waits for it and until "
+     "when. GONE: when that will have left. Exits with 1 when one of them is out of order.",
+     0, 0, 1, 30 * SECONDS, ctl_upstreams_run},
     {"queue", "[FILTER...]", "list the messages in the queue, oldest first",
      FILTER_DETAILS
      " What was deleted is listed only with state:trashed. --by reason, device or "
@@ -67,6 +72,11 @@ const struct ctl_command ctl_commands[] = {
      "Connects, asks for TLS and logs in as mail would; with --to a short message is sent as "
      "well. Prints the dialogue, the step that failed, its likely cause and what to do.",
      CTL_OPTION_TO | CTL_OPTION_FROM, 0, 1, 15 * MINUTES, ctl_test_run},
+    {"trace out", "[FILTER...]", "follow what is said to upstreams, as it happens",
+     "From now on, until Ctrl-C or --for is over: connections, logins (masked), and what is said "
+     "about each message, without its content. The filter is that of queue; what is about no "
+     "message is shown when it speaks of upstreams only. Exits with 69 when the daemon goes away.",
+     CTL_OPTION_FOR, 0, 1000, 30 * SECONDS, ctl_trace_run},
     {"backup", "FILE", "copy the queue, while mail goes on, and verify the copy",
      "Needs to read the queue's directory (state in the configuration): as root, or as the user "
      "of the daemon. The copy is one compact file; to go back to it, stop the daemon and put it "

@@ -63,6 +63,7 @@ struct ctl_args {
     bool json, dry_run, yes, help, version;
     uint64_t timeout_ms; /* 0: not given */
     uint64_t limit;      /* 0: not given */
+    uint64_t for_ms;     /* likewise */
     const char **words;  /* word_count of them, in argv's order */
     size_t word_count;
 };
@@ -96,7 +97,8 @@ enum ctl_option {
     CTL_OPTION_FROM = 16,
     CTL_OPTION_BY = 32,
     CTL_OPTION_TRANSCRIPT = 64,
-    CTL_OPTION_REASON = 128
+    CTL_OPTION_REASON = 128,
+    CTL_OPTION_FOR = 256
 };
 
 struct ctl_command {
@@ -169,6 +171,18 @@ void ctl_say_fact(const struct ctl *c, const char *label, struct slice text);
 void ctl_say_fact_escaped(const struct ctl *c, const char *label, struct slice text);
 /* Wrapped, every line with so many blanks in front. */
 void ctl_say_wrapped(const struct ctl *c, size_t indent, struct slice text);
+
+#define CTL_TODO_MAX 40
+
+/* Lines of advice, each once, printed at the end. */
+struct ctl_todo {
+    uint32_t count;
+    struct slice lines[CTL_TODO_MAX]; /* borrowed */
+};
+
+void ctl_todo_add(struct ctl_todo *todo, struct slice line);
+void ctl_todo_print(const struct ctl *c, const struct ctl_todo *todo);
+
 /* One JSON value on one line of standard output. */
 void ctl_say_json(const json_t *value);
 
@@ -267,10 +281,21 @@ MUST_CHECK json_t *ctl_offline_counts(struct ctl_offline *o);
 
 /* ---- the commands ---- */
 
+/* How a line of a dialogue is coloured: what we said stands out a little. */
+enum ctl_colour ctl_dialogue_colour(struct slice line);
 /* How the word for a message's or recipient's state is coloured. */
 enum ctl_colour ctl_queue_state_colour(struct slice state);
 
+/* Lines about an upstream, u of the answer to status: its name and how it is; why it is marked, if
+ * it is; which mail goes there; what it does. */
+void ctl_upstream_say_head(const struct ctl *c, const json_t *u);
+void ctl_upstream_say_trouble(const struct ctl *c, const json_t *u, uint64_t now_ms);
+void ctl_upstream_say_use(const struct ctl *c, const char *label, const char *before,
+                          const json_t *u);
+void ctl_upstream_say_work(const struct ctl *c, const json_t *u, uint64_t now_ms);
+
 ctl_command_fn ctl_status_run;
+ctl_command_fn ctl_upstreams_run;
 ctl_command_fn ctl_queue_run;
 ctl_command_fn ctl_history_run;
 ctl_command_fn ctl_show_run;
@@ -279,6 +304,7 @@ ctl_command_fn ctl_edit_run; /* retry, hold, release, delete, undelete, bounce *
 ctl_command_fn ctl_backup_run;
 ctl_command_fn ctl_compact_run;
 ctl_command_fn ctl_test_run;
+ctl_command_fn ctl_trace_run;
 ctl_command_fn ctl_metrics_run;
 ctl_command_fn ctl_config_check_run;
 ctl_command_fn ctl_config_show_run;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #define TIMEOUT_SECONDS_MAX 86400u
+#define SPAN_MS_MAX         (366ull * 86400 * 1000)
 
 const struct ctl_option_row ctl_options[] = {
     {"--config", "-c", "FILE", "the daemon's configuration (default " CTL_CONFIG_FILE ")", 0},
@@ -26,6 +27,7 @@ const struct ctl_option_row ctl_options[] = {
     {"--by", NULL, "WHAT", "count by reason, device or upstream instead of listing", CTL_OPTION_BY},
     {"--transcript", NULL, NULL, "show the dialogue of the last attempts", CTL_OPTION_TRANSCRIPT},
     {"--reason", NULL, "TEXT", "why, for the history", CTL_OPTION_REASON},
+    {"--for", NULL, "SPAN", "end after so long: 30s, 10m, 2h", CTL_OPTION_FOR},
     {"--help", "-h", NULL, "explain the command", 0},
     {"--version", "-V", NULL, "print the version", 0},
 };
@@ -85,6 +87,27 @@ static bool parse_number(struct parse *p, const char *name, const char *value, u
     return true;
 }
 
+/* "30s" and the like, as in a filter. */
+static bool parse_span(struct parse *p, const char *name, const char *value, uint64_t *out_ms)
+{
+    static const struct {
+        char letter;
+        uint64_t ms;
+    } units[] = {{'s', 1000}, {'m', 60 * 1000}, {'h', 3600 * 1000}, {'d', 86400 * 1000}};
+    struct slice number = slice_head(slice_from_str(value), strspn(value, "0123456789"));
+    const char *unit = value + number.len;
+    uint64_t count = 0;
+    for (size_t index = 0; index < sizeof units / sizeof units[0]; index++) {
+        if (unit[0] == units[index].letter && unit[1] == '\0' && u64_parse(number, &count) &&
+            count > 0 && count <= SPAN_MS_MAX / units[index].ms) {
+            *out_ms = count * units[index].ms;
+            return true;
+        }
+    }
+    return bad(p, "write a time like 30s, 10m, 2h or 1d", "%s needs a time, not \"%.300s\"", name,
+               value);
+}
+
 static bool take_option(struct parse *p, const struct ctl_option_row *row, const char *value)
 {
     struct ctl_args *a = p->args;
@@ -109,6 +132,9 @@ static bool take_option(struct parse *p, const struct ctl_option_row *row, const
     p->used |= row->only;
     if (strcmp(row->name, "--limit") == 0) {
         return parse_number(p, row->name, value, UINT32_MAX, &a->limit);
+    }
+    if (strcmp(row->name, "--for") == 0) {
+        return parse_span(p, row->name, value, &a->for_ms);
     }
     if (strcmp(row->name, "--timeout") == 0) {
         uint64_t seconds = 0;
@@ -197,6 +223,10 @@ static bool unknown_command(struct parse *p)
     }
     if (family[0] != '\0' && args->word_count == 1) {
         return bad(p, family, "%s needs one more word", args->words[0]);
+    }
+    if (args->word_count >= 2 && strcmp(args->words[0], "trace") == 0 &&
+        strcmp(args->words[1], "in") == 0) {
+        return bad(p, family, "\"trace in\" does not exist yet, only \"trace out\"");
     }
     char both[100];
     (void)snprintf(both, sizeof both, "%.48s%s%.48s", args->words[0], family[0] != '\0' ? " " : "",

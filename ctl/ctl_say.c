@@ -277,6 +277,27 @@ void ctl_say_wrapped(const struct ctl *c, size_t indent, struct slice text)
     put_wrapped(c, indent, indent, text, put_words);
 }
 
+void ctl_todo_add(struct ctl_todo *todo, struct slice line)
+{
+    bool wanted = line.len > 0 && todo->count < CTL_TODO_MAX;
+    for (uint32_t index = 0; index < todo->count; index++) {
+        wanted = wanted && !slice_equal(todo->lines[index], line);
+    }
+    if (wanted) {
+        todo->lines[todo->count++] = line;
+    }
+}
+
+void ctl_todo_print(const struct ctl *c, const struct ctl_todo *todo)
+{
+    if (todo->count > 0) {
+        printf("\nWhat to do:\n");
+    }
+    for (uint32_t index = 0; index < todo->count; index++) {
+        ctl_say_wrapped(c, 2, todo->lines[index]);
+    }
+}
+
 const char *ctl_colour_on(const struct ctl *c, enum ctl_colour colour)
 {
     static const char *const sequences[] = {

@@ -6,35 +6,6 @@
 
 #include "daemon/base/when.h"
 
-#define TODO_MAX 40
-
-/* Lines of advice, each once. */
-struct todo {
-    uint32_t count;
-    struct slice lines[TODO_MAX]; /* borrowed */
-};
-
-static void todo_add(struct todo *todo, struct slice line)
-{
-    bool wanted = line.len > 0 && todo->count < TODO_MAX;
-    for (uint32_t index = 0; index < todo->count; index++) {
-        wanted = wanted && !slice_equal(todo->lines[index], line);
-    }
-    if (wanted) {
-        todo->lines[todo->count++] = line;
-    }
-}
-
-static void todo_print(const struct ctl *c, const struct todo *todo)
-{
-    if (todo->count > 0) {
-        printf("\nWhat to do:\n");
-    }
-    for (uint32_t index = 0; index < todo->count; index++) {
-        ctl_say_wrapped(c, 2, todo->lines[index]);
-    }
-}
-
 static void put_queue(struct buf *to, const json_t *queue)
 {
     static const char *const words[] = {"queued", "sending", "held", "failed"};
@@ -75,102 +46,13 @@ static void say_queue(const struct ctl *c, const json_t *queue, uint64_t now_ms)
     }
 }
 
-static void say_upstream_work(const struct ctl *c, const json_t *u, uint64_t now_ms)
-{
-    char text[400];
-    struct buf b;
-    buf_init(&b, text, sizeof text);
-    buf_printf(&b,
-               "%llu of %llu connections, %llu busy; %llu delivered, %llu deferred, %llu "
-               "refused",
-               (unsigned long long)ctl_json_u64(u, "connections"),
-               (unsigned long long)ctl_json_u64(u, "connections_max"),
-               (unsigned long long)ctl_json_u64(u, "busy"),
-               (unsigned long long)ctl_json_u64(u, "delivered"),
-               (unsigned long long)ctl_json_u64(u, "deferred"),
-               (unsigned long long)ctl_json_u64(u, "refused"));
-    if (ctl_json_u64(u, "last_delivery_ms") > 0) {
-        buf_put_str(&b, "; the last delivery ");
-        ctl_put_relative(&b, ctl_json_u64(u, "last_delivery_ms"), now_ms, false);
-    }
-    ctl_say_fact(c, "", buf_slice(&b));
-}
-
-/* "535 5.7.8 authentication failed": the upstream's own words. */
-static void say_upstream_answer(const struct ctl *c, const json_t *u)
-{
-    char text[1100];
-    struct buf b;
-    buf_init(&b, text, sizeof text);
-    if (ctl_json_u64(u, "code") > 0) {
-        buf_printf(&b, "%llu ", (unsigned long long)ctl_json_u64(u, "code"));
-    }
-    buf_put(&b, slice_head(ctl_json_text(u, "text"), 1024));
-    if (b.len > 0) {
-        ctl_say_fact_escaped(c, "", buf_slice(&b));
-    }
-}
-
-static void say_upstream_trouble(const struct ctl *c, const json_t *u, uint64_t now_ms)
-{
-    char text[700];
-    struct buf b;
-    buf_init(&b, text, sizeof text);
-    buf_put(&b, slice_head(ctl_json_text(u, "sentence"), 400));
-    if (ctl_json_u64(u, "marked_ms") > 0) {
-        buf_put_str(&b, ", since ");
-        ctl_put_relative(&b, ctl_json_u64(u, "marked_ms"), now_ms, false);
-    }
-    if (ctl_json_u64(u, "next_probe_ms") > 0) {
-        uint64_t at_ms = ctl_json_u64(u, "next_probe_ms");
-        buf_put_str(&b, "; the next try ");
-        ctl_put_relative(&b, at_ms > now_ms ? at_ms : now_ms, now_ms, false);
-    }
-    ctl_say_fact(c, "", buf_slice(&b));
-    say_upstream_answer(c, u);
-}
-
-/* Which mail goes there; nothing where it is any. */
-static void say_upstream_use(const struct ctl *c, const json_t *u)
-{
-    char text[400];
-    struct buf b;
-    struct slice use = ctl_json_text(u, "use");
-    if (use.len == 0 || slice_equal(use, SLICE("always"))) {
-        return;
-    }
-    struct slice shown = slice_head(use, 300);
-    buf_init(&b, text, sizeof text);
-    buf_put_str(&b, "use: ");
-    buf_put(&b, shown);
-    buf_put_str(&b, shown.len < use.len ? " ..." : "");
-    ctl_say_fact_escaped(c, "", buf_slice(&b));
-}
-
 static void say_upstream(const struct ctl *c, const json_t *u, uint64_t now_ms)
 {
     char text[400];
     struct buf b;
-    struct slice state = ctl_json_text(u, "state");
-    bool marked = slice_equal(state, SLICE("marked"));
-    enum ctl_colour colour = marked                              ? CTL_BAD
-                             : slice_equal(state, SLICE("well")) ? CTL_GOOD
-                                                                 : CTL_PLAIN;
-    printf("%-14s%s", "Upstream", ctl_colour_on(c, colour));
-    ctl_say_escaped(stdout, slice_head(ctl_json_text(u, "name"), UPSTREAM_NAME_BYTES_MAX));
-    fputs(": ", stdout);
-    struct slice stand_in = ctl_json_text(u, "stand_in");
-    if (marked && stand_in.len > 0) {
-        fputs("down, ", stdout);
-        ctl_say_escaped(stdout, slice_head(stand_in, UPSTREAM_NAME_BYTES_MAX));
-        fputs(" carries its mail", stdout);
-    } else {
-        ctl_say_escaped(stdout, marked ? SLICE("waits") : state);
-    }
-    printf("%s\n", ctl_colour_off(c, colour));
-    if (marked) {
-        say_upstream_trouble(c, u, now_ms);
-    }
+    struct slice use = ctl_json_text(u, "use");
+    ctl_upstream_say_head(c, u);
+    ctl_upstream_say_trouble(c, u, now_ms);
     buf_init(&b, text, sizeof text);
     static const char *const parts[] = {"host", "peer", "tls", "mechanism"};
     for (size_t index = 0; index < sizeof parts / sizeof parts[0]; index++) {
@@ -183,8 +65,10 @@ static void say_upstream(const struct ctl *c, const json_t *u, uint64_t now_ms)
     if (b.len > 0) {
         ctl_say_fact_escaped(c, "", buf_slice(&b));
     }
-    say_upstream_use(c, u);
-    say_upstream_work(c, u, now_ms);
+    if (use.len > 0 && !slice_equal(use, SLICE("always"))) {
+        ctl_upstream_say_use(c, "", "use: ", u);
+    }
+    ctl_upstream_say_work(c, u, now_ms);
 }
 
 static void say_clients(const struct ctl *c, const json_t *status)
@@ -248,22 +132,23 @@ static enum ctl_colour level_colour(struct slice level)
                                                     : CTL_BAD;
 }
 
-static void collect_todo(struct todo *todo, const json_t *status)
+static void collect_todo(struct ctl_todo *todo, const json_t *status)
 {
     const json_t *queue = json_object_get(status, "queue");
     size_t index;
     json_t *upstream;
-    todo_add(todo, ctl_json_text(json_object_get(status, "verdict"), "hint"));
+    ctl_todo_add(todo, ctl_json_text(json_object_get(status, "verdict"), "hint"));
     json_array_foreach(json_object_get(status, "upstreams"), index, upstream)
     {
-        todo_add(todo, ctl_json_text(upstream, "hint"));
+        ctl_todo_add(todo, ctl_json_text(upstream, "hint"));
     }
     if (ctl_json_u64(queue, "failed") > 0) {
-        todo_add(todo, SLICE("tasukictl queue state:failed  lists what could not be handed on; "
-                             "then retry or delete it"));
+        ctl_todo_add(todo, SLICE("tasukictl queue state:failed  lists what could not be handed on; "
+                                 "then retry or delete it"));
     }
     if (ctl_json_u64(queue, "held") > 0) {
-        todo_add(todo, SLICE("tasukictl queue state:held  lists what is held; then release it"));
+        ctl_todo_add(todo,
+                     SLICE("tasukictl queue state:held  lists what is held; then release it"));
     }
 }
 
@@ -287,9 +172,9 @@ static void print_status(const struct ctl *c, const json_t *status)
     say_clients(c, status);
     say_counters(c, json_object_get(status, "counters"));
     say_daemon(c, status, now_ms);
-    struct todo todo = {0};
+    struct ctl_todo todo = {0};
     collect_todo(&todo, status);
-    todo_print(c, &todo);
+    ctl_todo_print(c, &todo);
 }
 
 /* ---- without a daemon ---- */

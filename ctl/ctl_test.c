@@ -1,6 +1,12 @@
 /* test: talk to an upstream now; the dialogue, then the verdict. */
 #include "ctl/ctl.h"
 
+enum ctl_colour ctl_dialogue_colour(struct slice line)
+{
+    /* The letter in front says so without colours. */
+    return slice_starts_with(line, SLICE("C:")) ? CTL_STRONG : CTL_PLAIN;
+}
+
 static void print_transcript(const struct ctl *c, const json_t *transcript)
 {
     size_t index;
@@ -11,8 +17,7 @@ static void print_transcript(const struct ctl *c, const json_t *transcript)
             continue;
         }
         struct slice text = slice_of(json_string_value(line), json_string_length(line));
-        /* What we said stands out a little; the letter in front says so without colours. */
-        enum ctl_colour colour = slice_starts_with(text, SLICE("C:")) ? CTL_STRONG : CTL_PLAIN;
+        enum ctl_colour colour = ctl_dialogue_colour(text);
         printf("  %s", ctl_colour_on(c, colour));
         ctl_say_escaped(stdout, text);
         printf("%s\n", ctl_colour_off(c, colour));

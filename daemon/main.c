@@ -52,6 +52,7 @@ struct program {
     struct flow_reader reader;
     struct helper resolver, authenticator;
     struct worker_shared shared;
+    struct trace trace;
     struct worker workers[WORKERS_MAX];
     struct mailbox *boxes[WORKERS_MAX]; /* of the workers, for the queue thread */
     uint32_t worker_count, drained_count;
@@ -554,6 +555,7 @@ static int start_control(struct program *p)
         .about = &p->workers[0].about,
         .started_ms = flow_wall_ms(),
         .worker = &p->workers[0].mailbox,
+        .trace = &p->trace,
     };
     enum err err = control_new(&p->control, &config, problem);
     if (err != ERR_OK) {
@@ -583,6 +585,7 @@ static int start(struct program *p)
     char problem[256] = "";
     p->shared.config = p->config;
     p->shared.log = logger_log(p->logger);
+    p->shared.trace = &p->trace;
     p->shared.backend = p->config->io == CONFIG_IO_URING  ? IO_BACKEND_URING
                         : p->config->io == CONFIG_IO_POLL ? IO_BACKEND_POLL
                                                           : IO_BACKEND_AUTO;
@@ -636,6 +639,7 @@ static void stop(struct program *p)
     store_close(&p->store);
     sasl_login_library_deinit();
     tls_library_deinit();
+    trace_end(&p->trace);
 }
 
 /* Something could not be started after the workers were: they take mail already, and end as in the
@@ -652,6 +656,7 @@ static void drain(struct program *p)
 
 static int run(struct program *p)
 {
+    trace_init(&p->trace);
     int code = start(p);
     if (code != 0) {
         if (p->queue_running) {

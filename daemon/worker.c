@@ -136,6 +136,7 @@ static enum err begin(struct worker *w)
         .reader = &w->reader,
         .log = shared->log,
         .metrics = &w->metrics,
+        .trace = shared->trace,
     };
     struct ingress_config ingress = {
         .config = shared->config,

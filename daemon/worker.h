@@ -8,6 +8,7 @@
 #include "daemon/base/log.h"
 #include "daemon/config/config.h"
 #include "daemon/flow/flow.h"
+#include "daemon/flow/trace.h"
 #include "daemon/ingress/ingress.h"
 #include "daemon/io/io.h"
 #include "daemon/store/store.h"
@@ -29,6 +30,7 @@ struct worker_shared {
     int listen_fds[LISTENERS_MAX];
     uint32_t listen_count;
     enum io_backend backend;
+    struct trace *trace; /* dialogues, for whoever watches */
 };
 
 struct worker {

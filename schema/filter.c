@@ -494,6 +494,18 @@ bool filter_matches(const struct filter *f, const struct record_message *message
     return true;
 }
 
+bool filter_matches_upstream(const struct filter *f, struct slice upstream)
+{
+    for (uint32_t index = 0; index < f->count; index++) {
+        const struct filter_term *term = &f->terms[index];
+        if (term->field != FIELD_UPSTREAM ||
+            slice_equal_nocase(upstream, term->text) == term->negated) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool filter_wants_trashed(const struct filter *f)
 {
     for (uint32_t index = 0; index < f->count; index++) {

@@ -42,6 +42,10 @@ MUST_CHECK bool filter_parse(struct filter *out, struct slice text, char message
 /* now_ms: wall clock. */
 bool filter_matches(const struct filter *f, const struct record_message *message, uint64_t now_ms);
 
+/* Of what belongs to an upstream and to no message: true when every word is about the upstream
+ * (upstream:NAME, or its negation) and holds. */
+bool filter_matches_upstream(const struct filter *f, struct slice upstream);
+
 /* Does it ask for messages in the trash? Lists leave them out otherwise. */
 bool filter_wants_trashed(const struct filter *f);
 

@@ -258,6 +258,13 @@ void command_run(struct connection *n, enum command command, json_t *args)
     case COMMAND_COUNTS:
         answer_counts(n);
         return;
+    case COMMAND_TRACE:
+        if (text_arg(args, "filter")[0] == '\0') {
+            answer_trace(n);
+        } else {
+            inspect_then(n, CONTROL_WAIT_TRACE);
+        }
+        return;
     case COMMAND_METRICS:
         run_metrics(n);
         return;
@@ -312,6 +319,9 @@ void command_back(struct connection *n, struct flow_msg *msg)
         return;
     case CONTROL_WAIT_HISTORY:
         answer_history(n);
+        return;
+    case CONTROL_WAIT_TRACE:
+        answer_trace(n);
         return;
     case CONTROL_WAIT_EDIT:
         edit_back(n);

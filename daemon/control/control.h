@@ -12,6 +12,7 @@
 #include "daemon/base/log.h"
 #include "daemon/config/config.h"
 #include "daemon/flow/flow.h"
+#include "daemon/flow/trace.h"
 #include "daemon/io/io.h"
 #include "schema/metric.h"
 
@@ -31,6 +32,7 @@ struct control_config {
     size_t metrics_count;
     const struct io_about *about; /* of the workers' loops */
     uint64_t started_ms;          /* wall clock */
+    struct trace *trace;          /* dialogues with upstreams */
 };
 
 /*

@@ -36,6 +36,7 @@ enum control_wait {
     CONTROL_WAIT_SHOW,
     CONTROL_WAIT_WHY,
     CONTROL_WAIT_HISTORY,
+    CONTROL_WAIT_TRACE, /* with a filter, which may ask what is being sent */
     CONTROL_WAIT_COMPACT,
     CONTROL_WAIT_EDIT,
     CONTROL_WAIT_PROBE,
@@ -100,6 +101,22 @@ void answer_show(struct connection *n);
 void answer_why(struct connection *n);
 void answer_transcript(struct connection *n);
 void answer_counts(struct connection *n);
+
+/* What was read of one message: in the queue, or else in the history. */
+struct found {
+    struct record_message message;
+    struct record_history history;
+    struct record_trail trail;
+    uint8_t *memory; /* owned: the records */
+    uint8_t trail_memory[RECORD_TRAIL_BYTES_MAX];
+};
+
+/* NULL: it is in neither, or could not be read: *out_err. Free with found_free. */
+struct found *found_read(struct connection *n, const struct msg_id *id, enum err *out_err);
+void found_free(struct found *f);
+
+/* trace.c */
+void answer_trace(struct connection *n);
 
 /* edit.c */
 void edit_run(struct connection *n, enum flow_edit_action action, json_t *args);

@@ -155,15 +155,6 @@ void answer_history(struct connection *n)
 
 /* ---- one message ---- */
 
-/* What was read of it: in the queue, or else in the history. */
-struct found {
-    struct record_message message;
-    struct record_history history;
-    struct record_trail trail;
-    uint8_t *memory; /* owned: the records */
-    uint8_t trail_memory[RECORD_TRAIL_BYTES_MAX];
-};
-
 static enum err read_queued(struct connection *n, const struct msg_id *id, struct found *f)
 {
     const struct flow_reader *reader = n->c->with.reader;
@@ -212,6 +203,27 @@ static enum err read_history(struct connection *n, const struct msg_id *id, stru
                : err;
 }
 
+void found_free(struct found *f)
+{
+    free(f->memory);
+    free(f);
+}
+
+struct found *found_read(struct connection *n, const struct msg_id *id, enum err *out_err)
+{
+    struct found *f = calloc(1, sizeof *f);
+    enum err err = f == NULL ? ERR_NO_MEMORY : read_queued(n, id, f);
+    if (err == ERR_NOT_FOUND) {
+        err = read_history(n, id, f); /* there, or it has left just now */
+    }
+    if (err != ERR_OK && f != NULL) {
+        found_free(f);
+        f = NULL;
+    }
+    *out_err = err;
+    return f;
+}
+
 /* The message that the request names. NULL: the error was answered. Free with found_free. */
 static struct found *find(struct connection *n)
 {
@@ -220,32 +232,24 @@ static struct found *find(struct connection *n)
     enum wire_error code = WIRE_ERROR_NOT_FOUND;
     bool in_history = false;
     const char *why = find_anywhere(n, slice_from_str(text), &id, &in_history, &code);
-    struct found *f = why == NULL ? calloc(1, sizeof *f) : NULL;
-    if (f == NULL) {
-        answer_error(n, why == NULL ? WIRE_ERROR_UNAVAILABLE : code,
-                     why == NULL ? "out of memory" : why, "tasukictl queue; tasukictl history");
+    if (why != NULL) {
+        answer_error(n, code, why, "tasukictl queue; tasukictl history");
         return NULL;
     }
-    enum err err = in_history ? ERR_NOT_FOUND : read_queued(n, &id, f);
-    if (err == ERR_NOT_FOUND) {
-        err = read_history(n, &id, f); /* there, or it has left just now */
-    }
-    if (err == ERR_OK) {
+    enum err err;
+    struct found *f = found_read(n, &id, &err);
+    if (f != NULL) {
         return f;
     }
-    free(f->memory);
-    free(f);
+    if (err == ERR_NO_MEMORY) {
+        answer_error(n, WIRE_ERROR_UNAVAILABLE, "out of memory", "try again");
+        return NULL;
+    }
     bool gone = err == ERR_NOT_FOUND;
     answer_error(n, gone ? WIRE_ERROR_NOT_FOUND : WIRE_ERROR_FAILED,
                  gone ? "it has left the queue meanwhile" : err_text(err),
                  gone ? "" : "tasukid --check-store says what is wrong");
     return NULL;
-}
-
-static void found_free(struct found *f)
-{
-    free(f->memory);
-    free(f);
 }
 
 static void put_message(struct connection *n, const struct record_message *m)

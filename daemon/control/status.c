@@ -208,12 +208,41 @@ static void put_pipeline(struct json *j, const struct flow_upstream_status *u)
     json_put_str(j, "mode", pipeline_word(u->pipeline));
     json_put_str(j, "max", pipeline_word(u->pipeline_max));
     json_put_str(j, "reason", u->pipeline_reason);
+    if (u->pipeline_until_ms != 0) {
+        json_put_u64(j, "until_ms", u->pipeline_until_ms);
+    } else {
+        json_put_null(j, "until_ms");
+    }
     json_close_object(j);
 }
 
-/* How fast mail goes there, and what holds it back. */
-static void put_pace(struct json *j, const struct flow_upstream_status *u)
+/* The rates that are set. */
+static void put_rates(struct json *j, const struct config_rate *rate)
 {
+    static const char *const kinds[] = {
+        [CONFIG_RATE_MESSAGES] = "messages", [CONFIG_RATE_RECIPIENTS] = "recipients"};
+    static const char *const spans[] = {
+        [CONFIG_RATE_MINUTE] = "min", [CONFIG_RATE_HOUR] = "hour", [CONFIG_RATE_DAY] = "day"};
+    json_open_array(j, "rates");
+    for (unsigned kind = 0; kind < CONFIG_RATE_KINDS; kind++) {
+        for (unsigned span = 0; span < CONFIG_RATE_SPANS; span++) {
+            if (rate->most[kind][span] != 0) {
+                json_open_object(j, NULL);
+                json_put_u64(j, "most", rate->most[kind][span]);
+                json_put_str(j, "of", kinds[kind]);
+                json_put_str(j, "per", spans[span]);
+                json_close_object(j);
+            }
+        }
+    }
+    json_close_array(j);
+}
+
+/* How fast mail goes there, and what holds it back. */
+static void put_pace(struct json *j, const struct config_upstream *config,
+                     const struct flow_upstream_status *u)
+{
+    put_rates(j, &config->rate);
     json_put_u64(j, "outage_ms", u->outage_ms);
     json_put_u64(j, "concurrency", u->concurrency);
     json_put_u64(j, "paused_until_ms", u->throttled_until_ms);
@@ -257,6 +286,12 @@ static void put_upstream(struct json *j, const struct config *whole, uint32_t in
     json_open_object(j, NULL);
     json_put_str(j, "name", config->name);
     json_put_str(j, "host", host);
+    const struct playbook_row *provider = playbook_row(config->host.provider);
+    if (provider != NULL) {
+        json_put_str(j, "provider", provider->word);
+    } else {
+        json_put_null(j, "provider");
+    }
     json_put_str(j, "state", states[u->state]);
     put_use(j, whole, index, u);
     if (u->state == FLOW_UPSTREAM_MARKED) {
@@ -269,7 +304,7 @@ static void put_upstream(struct json *j, const struct config *whole, uint32_t in
     json_put_u64(j, "deferred", u->deferred);
     json_put_u64(j, "refused", u->refused);
     json_put_u64(j, "last_delivery_ms", u->last_delivery_ms);
-    put_pace(j, u);
+    put_pace(j, config, u);
     put_pipeline(j, u);
     json_put_str(j, "peer", u->peer);
     json_put_str(j, "tls", u->tls);

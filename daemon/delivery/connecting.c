@@ -137,11 +137,11 @@ static void on_connect(struct connect *c, enum connect_event event)
     case CONNECT_EVENT_TRYING:
         describe_peer(s);
         probe_step(s, "connect");
-        probe_note(s, "connecting to ");
+        trace_note(s, "connecting to ", s->peer);
         return;
     case CONNECT_EVENT_MISSED:
         missed(s);
-        probe_note(s, "no connection to ");
+        trace_note(s, "no connection to ", s->peer);
         return;
     case CONNECT_EVENT_WON:
         describe_peer(s);

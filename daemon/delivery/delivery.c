@@ -187,6 +187,7 @@ void delivery_probe(struct delivery *d, struct flow_probe *probe)
         return;
     }
     s->probe = probe;
+    s->number = ++d->connection_count * WORKERS_MAX; /* all probes run on the first worker */
     session_begin(s);
 }
 

@@ -12,6 +12,7 @@
 #include "daemon/base/log.h"
 #include "daemon/config/config.h"
 #include "daemon/flow/flow.h"
+#include "daemon/flow/trace.h"
 #include "daemon/io/io.h"
 #include "daemon/tls/tls.h"
 #include "schema/metric.h"
@@ -27,6 +28,7 @@ struct delivery_config {
     const struct flow_reader *reader;   /* this worker's */
     const struct log *log;
     struct metrics *metrics;
+    struct trace *trace; /* where dialogues are shown; may be NULL */
 };
 
 MUST_CHECK enum err delivery_new(struct delivery **out, const struct delivery_config *config);

@@ -67,6 +67,7 @@ struct delivery_job {
     bool unreadable; /* its body could not be brought to its end */
     bool begun;      /* something of it was given to the machine, at */
     uint64_t began_ms;
+    size_t traced; /* bytes of its dialogue that were shown to whoever watches */
 };
 
 struct session {
@@ -229,10 +230,35 @@ void job_content_begin(struct session *s);
  * read. */
 bool job_content(struct session *s, uint32_t tag);
 
+/* trace_lines.c: for the transcript of a probe, and for whoever watches. */
+/* "-- words what". */
+void trace_note(struct session *s, const char *words, const char *what);
+void trace_received(struct session *s, struct slice bytes);
+void trace_sent(struct session *s, struct slice bytes, bool secret);
+/* What was noted of this message, of all messages in hand, since the last time. */
+void trace_message(const struct session *s, struct delivery_job *j);
+void trace_messages(struct session *s);
+void trace_closed(const struct session *s);
+
+/* Whether bytes to be sent may be shown as they are: a probe's, and before and after the messages.
+ * In between they hold content. */
+static inline bool trace_shows_sent(const struct session *s)
+{
+    return s->machine.state != SMTP_CLIENT_READY || s->probe != NULL;
+}
+
+/* Likewise bytes that come, before the machine is fed. Those that are about a message are shown
+ * with it. */
+static inline bool trace_shows_received(const struct session *s)
+{
+    return s->job_count == 0;
+}
+
 /* probe.c */
-void probe_note(struct session *s, const char *words);
-void probe_note_received(struct session *s, struct slice bytes);
-void probe_note_sent(struct session *s, struct slice bytes, bool secret);
+/* line: as it is to be shown. */
+void probe_note_line(struct session *s, struct slice line);
+/* The machine was fed. */
+void probe_note_step(struct session *s);
 void probe_ready(struct session *s);
 bool probe_content(struct session *s); /* false: the output is full */
 void probe_recipient(struct session *s, const struct smtp_client_event *event);

@@ -114,6 +114,7 @@ static void give_back(struct session *s, struct delivery_job *j)
     job->duration_ms =
         j->begun ? u32_from(u64_min(io_now_ms(s->d->with.io) - j->began_ms, UINT32_MAX)) : 0;
     s->jobs_answered += job->result_count > 0;
+    trace_message(s, j);
     group_free(j);
     if (j->records.cap > DELIVERY_RECORDS_KEPT) {
         free(j->records.data);
@@ -369,6 +370,7 @@ static struct delivery_job *take_waiting(struct session *s)
     s->messages_taken++;
     j->begun = j->unreadable = false;
     j->queued_count = j->failed_before = 0;
+    j->traced = 0;
     s->job_count++;
     enum err err = load(s, j);
     if (err == ERR_OK) {

@@ -1,8 +1,6 @@
 /*
- * `tasukictl test`: the same connection code, with every line kept and secrets masked, and perhaps
- * a small message at the end.
- *
- * Every function does nothing when the session is no probe.
+ * `tasukictl test`: the same connection code, with every line kept (trace_lines.c), and perhaps a
+ * small message at the end.
  */
 #include "daemon/base/when.h"
 #include "daemon/delivery/delivery_internal.h"
@@ -11,15 +9,11 @@
 #include <stdio.h>
 #include <time.h>
 
-#define LINE_BYTES_MAX 300
-
-static void put_line(struct session *s, const char *who, struct slice line, const char *tail)
+void probe_note_line(struct session *s, struct slice line)
 {
     struct buf *to = &s->probe->transcript;
     size_t before = to->len;
-    buf_put_str(to, who);
-    buf_put(to, slice_head(line, LINE_BYTES_MAX));
-    buf_put_str(to, tail);
+    buf_put(to, line);
     buf_put_byte(to, '\n');
     if (to->overflow) {
         to->len = before; /* the transcript is full: what came first says the most */
@@ -33,61 +27,15 @@ void probe_step(struct session *s, const char *word)
     }
 }
 
-void probe_note(struct session *s, const char *words)
+/* What was refused once stays the step that failed, whatever the dialogue still says. */
+void probe_note_step(struct session *s)
 {
-    if (s->probe == NULL) {
-        return;
-    }
-    bool inside = strncmp(words, "inside", 6) == 0;
-    char line[200];
-    snprintf(line, sizeof line, "%s%s", words,
-             inside ? stream_tls_description(&s->stream) : s->peer);
-    put_line(s, "-- ", slice_from_str(line), "");
-}
-
-void probe_note_received(struct session *s, struct slice bytes)
-{
-    while (s->probe != NULL && bytes.len > 0) {
-        size_t end = slice_find(bytes, '\n');
-        put_line(s, "S: ", slice_trim(slice_head(bytes, end)), "");
-        bytes = slice_tail(bytes, end + 1);
-    }
-    /* What was refused once stays the step that failed, whatever the dialogue still says. */
     if (s->probe != NULL && s->machine_begun && s->probe->outcome == OUTCOME_NONE &&
         s->machine.state < SMTP_CLIENT_QUIT) {
         const char *word = smtp_client_stage_word(smtp_client_stage(&s->machine));
         if (strcmp(word, "idle") != 0) {
             probe_step(s, word);
         }
-    }
-}
-
-void probe_note_sent(struct session *s, struct slice bytes, bool secret)
-{
-    if (s->probe == NULL) {
-        return;
-    }
-    if (secret) {
-        bool first = slice_starts_with(bytes, SLICE("AUTH "));
-        struct slice shown = slice_of(NULL, 0);
-        if (first) {
-            struct slice name = slice_tail(bytes, 5);
-            shown = slice_head(bytes, 5 + slice_find(name, ' '));
-        }
-        put_line(s, "C: ", slice_trim(shown), first ? " ****" : "****");
-        return;
-    }
-    enum smtp_client_stage stage = smtp_client_stage(&s->machine);
-    if (stage == SMTP_CLIENT_STAGE_CONTENT || stage == SMTP_CLIENT_STAGE_END) {
-        char line[64];
-        snprintf(line, sizeof line, "(the message, %zu bytes)", bytes.len);
-        put_line(s, "C: ", slice_from_str(line), "");
-        return;
-    }
-    while (bytes.len > 0) {
-        size_t end = slice_find(bytes, '\n');
-        put_line(s, "C: ", slice_trim(slice_head(bytes, end)), "");
-        bytes = slice_tail(bytes, end + 1);
     }
 }
 

@@ -184,6 +184,7 @@ void session_end_when_done(struct session *s)
     }
     jobs_return_all(s);
     delivery_flush(s->d); /* every job before DOWN */
+    trace_closed(s);
     if (s->link != NULL) {
         tell_link_down(s);
     } else {
@@ -296,7 +297,7 @@ void session_connected(struct session *s, int fd)
 static void secured(struct session *s)
 {
     s->step_deadline_ms = UINT64_MAX;
-    probe_note(s, "inside TLS: ");
+    trace_note(s, "inside TLS: ", stream_tls_description(&s->stream));
     if (s->state == SESSION_SECURING) {
         begin_machine(s, SMTP_CLIENT_TLS_ALREADY);
     } else {
@@ -514,7 +515,9 @@ static void write_output(struct session *s)
         s->sending_len = out.len;
         s->sending_told = 0;
         metric_add(s->d->with.metrics, METRIC_SENT_BYTES, out.len);
-        probe_note_sent(s, out, smtp_client_output_is_secret(&s->machine));
+        if (trace_shows_sent(s)) {
+            trace_sent(s, out, smtp_client_output_is_secret(&s->machine));
+        }
         stream_write(&s->stream, out);
     }
 }
@@ -540,6 +543,7 @@ void session_pump(struct session *s)
         use_idle(s);
     }
     if (s->state == SESSION_TALKING && pull_events(s)) {
+        trace_messages(s);
         write_output(s);
         stream_read(&s->stream);
         arm_timer(s);
@@ -561,8 +565,12 @@ static void data_came(struct session *s)
     tell_sent(s);
     struct slice in = s->stream.data;
     while (in.len > 0 && pull_events(s)) {
+        bool shown = trace_shows_received(s);
         size_t used = smtp_client_feed(&s->machine, in, now_ms(s));
-        probe_note_received(s, slice_head(in, used));
+        if (shown) {
+            trace_received(s, slice_head(in, used));
+            probe_note_step(s);
+        }
         in = slice_tail(in, used);
         if (!pull_events(s) || used == 0) {
             break;

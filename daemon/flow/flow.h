@@ -236,8 +236,9 @@ struct flow_upstream_status {
     uint64_t oldest_sent_ms; /* when the job that is longest with a connection was given; 0: none */
     uint64_t last_delivery_ms;             /* 0: none since start */
     char peer[64], tls[64], mechanism[32]; /* of the newest connection that came up */
-    uint8_t pipeline;     /* of the newest connection: 1 off, 2 safe, 3 stream; 0: none yet */
-    uint8_t pipeline_max; /* the deepest that it bears; 0: nothing was learnt */
+    uint8_t pipeline;           /* of the newest connection: 1 off, 2 safe, 3 stream; 0: none yet */
+    uint8_t pipeline_max;       /* the deepest that it bears; 0: nothing was learnt */
+    uint64_t pipeline_until_ms; /* so long that is believed */
     char pipeline_reason[RECORD_PIPELINE_REASON_BYTES_MAX + 1]; /* why not more, in our words */
     uint32_t concurrency;        /* connections that may have work now */
     uint64_t throttled_until_ms; /* it asked for less: no new job before; 0: it did not */

@@ -10,7 +10,7 @@
 
 #include <endian.h>
 #if defined(__SSE2__)
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 #include "daemon/base/num.h"

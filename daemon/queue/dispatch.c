@@ -219,12 +219,9 @@ static struct queue_job *free_job(struct queue_link *l)
     return NULL;
 }
 
-/* What was learnt holds for a while: upstreams are mended, too. */
-#define PIPELINE_REMEMBERED_MS (7u * 24 * 3600 * 1000)
-
 static uint8_t pipeline_bearable(struct queue *q, const struct queue_upstream *u)
 {
-    bool old = q->now_ms - u64_min(u->memory.pipeline_q, q->now_ms) > PIPELINE_REMEMBERED_MS;
+    bool old = q->now_ms - u64_min(u->memory.pipeline_q, q->now_ms) > QUEUE_PIPELINE_LEARNT_MS;
     return old ? 0 : u->memory.pipeline_max;
 }
 

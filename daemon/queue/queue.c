@@ -196,7 +196,7 @@ static void inspect(struct queue *q, struct flow_status *status)
         struct flow_upstream_status *u = &status->upstreams[at];
         uint64_t *const times[] = {&u->marked_ms,        &u->next_probe_ms,      &u->oldest_sent_ms,
                                    &u->last_delivery_ms, &u->throttled_until_ms, &u->rate_next_ms,
-                                   &u->forecast_ms};
+                                   &u->forecast_ms,      &u->pipeline_until_ms};
         for (size_t index = 0; index < sizeof times / sizeof times[0]; index++) {
             to_wall(q, times[index]);
         }

@@ -16,6 +16,8 @@ static void fill_pace(const struct queue *q, const struct queue_upstream *u, uin
         limited = limited || s->limits.rate[at / SCHED_RATE_SPANS][at % SCHED_RATE_SPANS] != 0;
     }
     out->pipeline_max = u->memory.pipeline_max;
+    out->pipeline_until_ms =
+        u->memory.pipeline_max == 0 ? 0 : u->memory.pipeline_q + QUEUE_PIPELINE_LEARNT_MS;
     snprintf(out->pipeline_reason, sizeof out->pipeline_reason, "%s", u->pipeline_reason);
     out->concurrency = s->concurrency;
     out->throttled_until_ms = sched_is_paused(s, q->now_ms) ? s->pause_until_ms : 0;

@@ -63,7 +63,7 @@ _tasukictl() {
     COMPREPLY=()
     for ((index = 1; index < COMP_CWORD; index++)); do
         case ${COMP_WORDS[index]} in
-        -c | --config | --socket | --timeout | --limit | --to | --from | --by | --reason)
+        -c | --config | --socket | --timeout | --limit | --to | --from | --by | --reason | --for)
             ((index++))
             ;;
         -*) ;;
@@ -79,7 +79,7 @@ _tasukictl() {
         COMPREPLY=($(compgen -W "reason device upstream" -- "$word"))
         return
         ;;
-    --timeout | --limit | --to | --from | --reason) return ;;
+    --timeout | --limit | --to | --from | --reason | --for) return ;;
     esac
     if [[ $word == --* ]]; then
         _tasukictl_reply "$(_tasukictl_options "${command[@]:0:2}")" "$word"
@@ -104,7 +104,12 @@ _tasukictl() {
             _tasukictl_filter "$word"
         fi
         ;;
-    queue* | history*) _tasukictl_filter "$word" ;;
+    queue* | history* | "trace out"*) _tasukictl_filter "$word" ;;
+    trace | "help trace") COMPREPLY=($(compgen -W "out" -- "$word")) ;;
+    test | upstreams)
+        _tasukictl_reply "$(tasukictl --timeout 1 upstreams --json 2>/dev/null |
+            _tasukictl_member name)" "$word"
+        ;;
     esac
 }
 

@@ -775,6 +775,114 @@ def test_test_of_no_upstream(daemon):
     assert_explains(ask(daemon, "test", "mian"), 66, "mian", "did you mean main?")
 
 
+# ---- upstreams, trace out ----
+
+
+def many_upstreams(count):
+    status = marked_status()
+    first = status["upstreams"][0]
+    first.update(provider="gmail", use="always", stand_in="up1" if count > 1 else None,
+                 concurrency=4, paused_until_ms=NOW_MS + 2 * MINUTE_MS, rate_room=0,
+                 rate_next_ms=NOW_MS + 5 * MINUTE_MS, forecast_ms=NOW_MS + 90 * MINUTE_MS,
+                 outage_ms=3 * MINUTE_MS,
+                 rates=[{"most": 30, "of": "messages", "per": "min"},
+                        {"most": 10000, "of": "recipients", "per": "day"}],
+                 pipeline={"mode": "safe", "max": "safe", "reason": "it said " + ESC + "[31m 500",
+                           "until_ms": NOW_MS + 2 * 86_400_000})
+    for at in range(1, count):
+        status["upstreams"].append({**first, "name": "up%d" % at, "state": "well",
+                                    "stand_in": None, "hint": "",
+                                    "use": "for " + ", ".join(["sender:*@shop.example"] * 9)})
+    return status
+
+
+COUNTS = {"schema": 1, "by": "upstream", "after": None,
+          "rows": [{"name": "main", "queued": 1234, "held": 2, "failed": 0, "trashed": 0},
+                   {"name": "else", "queued": 9, "held": 9, "failed": 9, "trashed": 9}]}
+
+
+def test_upstreams_in_detail(daemon):
+    daemon.answers.update(status=many_upstreams(1), counts=COUNTS)
+    done = ask(daemon, "upstreams")
+    assert done.code == 1
+    for words in ("Upstream      main: waits", "Host          [relay.example.jp]:587 (Gmail)",
+                  "since 15 min ago", "Use           always", "Login by      SCRAM-SHA-256",
+                  "2 of 4 connections, 1 busy", "TLSv1.3 TLS_AES_256_GCM_SHA384",
+                  r"lowered; more than safe is tried again in 2 d. Learnt: it said \x1b[31m 500",
+                  "4 connections at once may have work; paused, as the upstream asked: it goes on "
+                  "in 2 min", "30 messages/min, 10000 recipients/day: used up; the next message may "
+                  "go in 5 min", "1234 messages, 2 more held; all will have left in 1 h 30 min",
+                  "120 delivered, 3 deferred, 1 refused; the last delivery 3 min ago",
+                  "out of order for 3 min in all", "What to do:\n  Check user and password-file"):
+        assert words in done.out, (words, done.out)
+    assert daemon.asked("counts")[0]["by"] == "upstream"
+    (row,) = ask(daemon, "upstreams", "--json").json_lines()
+    assert row["queued"] == 1234 and row["schema"] == 1 and row["provider"] == "gmail"
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+@pytest.mark.parametrize("count", [1, 2, 16])
+def test_upstreams_fit_the_terminal(daemon, columns, count):
+    status = many_upstreams(count)
+    status["upstreams"][-1]["name"] = "n" * 64
+    daemon.answers.update(status=status, counts=COUNTS)
+    done = run_on_terminal("--socket", daemon.path, "upstreams", columns=columns)
+    assert ESC + "[31;1m" in done.out
+    # The name is one word, and stands whole where there is one line for it alone.
+    assert_fits(done, max(columns, 14 + 64 + len(": waits") if count == 1 else 0))
+    assert "What to do:" in done.out
+
+
+def test_upstreams_of_an_older_daemon(daemon):
+    """Members that it does not know are not made up."""
+    daemon.answers.update(status=status_answer(), counts={"schema": 1})
+    done = ask(daemon, "upstreams")
+    assert done.code == 0 and "Rate          no limit is set" in done.out
+    daemon.answers["status"] = {"schema": 1}
+    assert ask(daemon, "upstreams").code == 0
+    assert_explains(ask(daemon, "upstreams", "main"), 66, "no upstream")
+    daemon.answers["status"] = {"schema": 1, "upstreams": [7, None, {"name": 3}]}
+    assert ask(daemon, "upstreams").code == 0
+
+
+def trace_answer(args):
+    """Two lines at first, then a loss; after that nothing."""
+    line = {"at_ms": NOW_MS, "upstream": "ma" + ESC + "in", "connection": 33, "id": "06h0abc"}
+    if "after" not in args:
+        return {"schema": 1, "last": 2, "lost": 0, "lines": [
+            {**line, "number": 1, "id": None, "line": "S: 220 " + ESC + "[2J" + BIDI},
+            {**line, "number": 2, "line": "C: MAIL FROM:<a@b>"}]}
+    if args["after"] == 2:
+        return {"schema": 1, "last": 5, "lost": 2, "lines": [
+            {**line, "number": 5, "line": "S: 250 ok"}]}
+    return {"schema": 1, "last": args["after"], "lost": 0, "lines": []}
+
+
+def test_trace_out(daemon):
+    daemon.answers["trace"] = trace_answer
+    done = ask(daemon, "trace", "out", "from:two words", "--for", "1s")
+    assert done.code == 0 and done.err == ""
+    clock = time.strftime("%H:%M:%S.", time.localtime(NOW_MS / 1000)) + "%03d" % (NOW_MS % 1000)
+    head = clock + r"  ma\x1bin#33  "
+    assert done.lines() == [head + r"S: 220 \x1b[2J\xe2\x80\xae", head + "-- message 06h0abc",
+                            head + "C: MAIL FROM:<a@b>", "-- 2 lines were lost",
+                            head + "S: 250 ok"]
+    asked = daemon.asked("trace")
+    assert [args.get("after") for args in asked[:3]] == [None, 2, 5]
+    assert {args["filter"] for args in asked} == {'from:"two words"'}
+    rows = ask(daemon, "trace", "out", "--json", "--for=1s").json_lines()
+    assert [row.get("number", row.get("lost")) for row in rows] == [1, 2, 2, 5]
+    assert all(row["schema"] == 1 for row in rows)
+    done = run_on_terminal("--socket", daemon.path, "trace", "out", "--for", "1s")
+    assert ESC + "[1mC: MAIL FROM:<a@b>" + ESC + "[0m" in done.out
+    assert "Ctrl-C ends it" in done.err
+
+
+def test_trace_out_of_a_daemon_that_does_not_know_it(daemon):
+    daemon.answers["trace"] = refusal("unknown-command", "this daemon does not know that command")
+    assert_explains(ask(daemon, "trace", "out"), 1, "does not know", "tasukid --version")
+
+
 # ---- metrics, config show ----
 
 
@@ -984,6 +1092,10 @@ def test_socket_of_the_environment_and_of_the_configuration(daemon, place):
     (["backup"], "tasukictl backup FILE"), (["compact", "x"], "one word too many"),
     (["history", "--by", "reason"], "takes no --by"), (["why", "0", "--transcript"], "takes no"),
     (["queue", "--reason", "x"], "takes no --reason"),
+    (["trace"], "tasukictl trace out"), (["trace", "in"], 'only "trace out"'),
+    (["trace", "outt"], 'did you mean "trace out"?'), (["trace", "out", "--for", "3"], "30s"),
+    (["trace", "out", "--for", "0s"], "30s"), (["trace", "out", "--for", "99999999d"], "30s"),
+    (["queue", "--for", "3s"], "takes no --for"), (["upstreams", "a", "b"], "one word too many"),
 ])
 def test_usage(args, words):
     assert_explains(run(*args), 64, words)
@@ -1300,3 +1412,5 @@ def test_completion():
     assert set(complete("tasukictl queue --by ")) == {"reason", "device", "upstream"}
     assert complete("tasukictl undelete --reason x sta") == ["state:"]
     assert complete("tasukictl config explain giv") == ["give-up"]
+    assert complete("tasukictl trace ") == ["out"]
+    assert complete("tasukictl trace out --for 3s sta") == ["state:"]

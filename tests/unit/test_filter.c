@@ -117,6 +117,38 @@ static void trashed_ones_are_asked_for(void **ctx)
     }
 }
 
+static void what_belongs_to_no_message_is_judged_by_its_upstream(void **ctx)
+{
+    (void)ctx;
+    static const struct {
+        const char *text;
+        bool matches;
+    } rows[] = {
+        {"", true},
+        {"upstream:main", true},
+        {"UPSTREAM:MAIN", true},
+        {"upstream:mai", false},
+        {"upstream:backup", false},
+        {"-upstream:backup", true},
+        {"-upstream:main", false},
+        {"upstream:main -upstream:backup", true},
+        {"upstream:main upstream:backup", false},
+        {"upstream:main from:anna", false},
+        {"-from:anna", false}, /* not known, so not shown */
+        {"-upstream:backup larger:5M", false},
+        {"main", false},
+        {"device:main", false},
+    };
+    for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
+        struct filter filter;
+        char message[200];
+        assert_true(filter_parse(&filter, slice_from_str(rows[row].text), message));
+        if (filter_matches_upstream(&filter, SLICE("main")) != rows[row].matches) {
+            fail_msg("%s", rows[row].text);
+        }
+    }
+}
+
 static void each_word_matches_what_it_says(void **ctx)
 {
     (void)ctx;
@@ -400,6 +432,7 @@ static void sixteen_words_are_taken(void **ctx)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_belongs_to_no_message_is_judged_by_its_upstream),
         cmocka_unit_test(each_word_matches_what_it_says),
         cmocka_unit_test(states_and_ends),
         cmocka_unit_test(trashed_ones_are_asked_for),
