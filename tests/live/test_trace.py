@@ -112,6 +112,7 @@ def test_logins_are_masked(tasuki, postfix, certificates, watch, mechanism):
     assert any(line.startswith("-- inside TLS: TLSv1.") for line in lines)
     assert lines.index("C: STARTTLS") < login
     assert "the secret" not in shown
+    wait_until(daemon.queue_empty, what=daemon.log)  # the outcome is shown before its commit
     assert watcher.lines(id=id) == transcript(daemon, id)
 
 
