@@ -454,9 +454,19 @@ static void guard_init(pthread_rwlock_t *guard)
     pthread_rwlockattr_destroy(&attributes);
 }
 
+static int statm_fd = -1;
+static pthread_once_t statm_once = PTHREAD_ONCE_INIT;
+
+/* Opened once: it is read often, and opening is two thirds of what that costs. */
+static void statm_open(void)
+{
+    statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+}
+
 enum err store_open(struct store **out_store, const struct store_config *config,
                     struct store_report *report)
 {
+    pthread_once(&statm_once, statm_open);
     static open_step_fn *const steps[] = {
         open_directory, open_owner,   open_swap,      open_file, open_env,     open_readers,
         open_format,    open_upgrade, open_databases, open_own,  open_recover,
@@ -642,21 +652,11 @@ uint64_t store_used_bytes(const struct store *store, MDB_txn *txn)
     return pages * store->page_bytes;
 }
 
-static int statm_fd = -1;
-
-/* Opened once: it is read often, and opening is two thirds of what that costs. */
-static void statm_open(void)
-{
-    statm_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-}
-
 /* Bytes of files that are resident in this process; all there can be where nobody says. */
 static uint64_t resident_file_bytes(const struct store *store)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     uint8_t text[128];
     uint64_t pages = 0;
-    pthread_once(&once, statm_open);
     ssize_t len = statm_fd < 0 ? -1 : pread(statm_fd, text, sizeof text, 0);
     struct slice rest = slice_of(text, len < 0 ? 0 : (size_t)len);
     for (int field = 0; field < 2; field++) {
