@@ -18,12 +18,13 @@ build-clang     400 clang, without a warning
 unit-release    300 unit tests and dialogues
 unit-asan       600 the same under AddressSanitizer and UndefinedBehaviorSanitizer
 unit-tsan       600 the same under ThreadSanitizer
-fuzz            400 every fuzz target for 10 seconds on a copy of its corpus
+fuzz            400 every fuzz target for 6 seconds on a copy of its corpus
 lint            200 layers, purity, tables, banned calls, format; and the lints themselves
 live-uring      600 real peers, over io_uring
 live-poll       600 real peers, over epoll: what has to do with the network
 crash           400 kill -9 under load, over io_uring and over epoll at once; then the books
 power           400 power loss: every state that a cut may leave on the disk, 50,000 of them
+fail            500 every call that may fail fails once, in every unit test and in the whole daemon
 demo            200 packaging/demo.sh --once
 '
 
@@ -153,7 +154,7 @@ fuzz_one() {
     work=build/fuzz/work/$name
     mkdir -p "$work" build/fuzz/findings || return 1
     [ ! -d "tests/fuzz/corpus/$name" ] || cp -n "tests/fuzz/corpus/$name"/* "$work"/ || return 1
-    timeout -k 10 120 "$1" -max_total_time=10 -rss_limit_mb=2048 \
+    timeout -k 10 120 "$1" -max_total_time=6 -rss_limit_mb=2048 \
         -artifact_prefix=build/fuzz/findings/ "$work"
 }
 
@@ -213,6 +214,10 @@ stage_power() {
     judge '50,000 states after a power loss' build/release/power --states 50000
 }
 
+stage_fail() {
+    judge 'every fallible call fails once' make -j2 fail
+}
+
 stage_demo() {
     judge 'the demo' sh packaging/demo.sh --once
 }
@@ -245,7 +250,7 @@ all_failed=0
 # What one wants to see where there is only this output: the lines that say what failed, or else the
 # end of the log.
 show_trouble() {
-    grep -a -E '^(not ok |FAILED |ERROR |\[   LINE   \]|\[  FAILED  \] [^0-9]|.*error: |.*ERROR: )' \
+    grep -a -E '^(not ok |wrong: |FAILED |ERROR |\[   LINE   \]|\[  FAILED  \] [^0-9]|.*error: |.*ERROR: )' \
         "$1" | awk '!seen[$0]++' | head -n 60 >"$1.trouble"
     [ -s "$1.trouble" ] || tail -n 40 "$1" >"$1.trouble"
     sed 's/^/    /' "$1.trouble"

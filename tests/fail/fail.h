@@ -75,6 +75,7 @@ struct fail_shared {
     uint64_t took_ms;                 /* the case, without the search for leaks */
     size_t kept_bytes;                /* of the heap, by the clean run */
     _Atomic uint32_t directory_count; /* those the case made by mkdtemp */
+    _Atomic uint32_t moved;           /* bits: which of them lie in memory in place of the disk */
     char directories[FAIL_DIRECTORIES_MAX][FAIL_PATH_BYTES];
     uint64_t trace[]; /* tracing: FAIL_TRACE_MAX keys of sites, by number of the call */
 };
@@ -83,10 +84,45 @@ struct fail_shared {
 
 extern struct fail_shared *fail_shared; /* NULL: nothing counts */
 
+/* Whether the path lies in a directory that was to be on the disk and is in memory. */
+bool fail_is_moved(const char *path);
+
 /* Counts a call. 0: it is to be made; else the error with which it is to fail. */
 int fail_now(enum fail_row_index index);
 
-/* Equal for two calls that were made on the same way through the product; never 0. */
+/* Of all programs of one run of the rig: a file that run_fail.py makes, all 0, and reads. */
+#define FAIL_COMMON_SITES (1u << 16)
+
+/* How dear it is to let a site fail, and where: the clean run's ms << 32, the program's process id
+ * << 10, the case's index. Two bids are never equal. */
+#define FAIL_BID(ms, pid, index) ((uint64_t)(ms) << 32 | (uint64_t)(pid) << 10 | (index))
+#define FAIL_BID_INDEX_MAX       1023u
+
+struct fail_common {
+    struct fail_common_site {
+        _Atomic uint64_t key; /* 0: free */
+        _Atomic uint64_t bid; /* the lowest; 0: none */
+        _Atomic uint64_t reached;
+    } sites[FAIL_COMMON_SITES];
+};
+
+/* Before anything else of sites. NULL: of this program alone. Ends the program when it cannot. */
+void fail_sites_init(const char *path);
+
+/* Equal for two calls that were made on the same way through the product, also in two programs;
+ * never 0. */
 uint64_t fail_site_key(const struct fail_site *site);
+
+/* There is such a site, and perhaps it has failed. */
+void fail_site_note(uint64_t key, bool reached);
+
+/* The bid counts when it is the lowest so far. */
+void fail_site_bid(uint64_t key, uint64_t bid);
+
+/* The lowest bid of all programs; 0: none. */
+uint64_t fail_site_lowest(uint64_t key);
+
+/* Whether it has failed in any program. */
+bool fail_site_was_reached(uint64_t key);
 
 #endif

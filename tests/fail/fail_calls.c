@@ -8,6 +8,7 @@
 #include "tests/fail/fail.h"
 #include "tests/fail/fail_libraries.h"
 
+#include <linux/magic.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -57,15 +58,6 @@ __attribute__((noinline)) static void site_walk(struct fail_site *site, const ui
         site->stack[site->depth++] = frame[1];
         frame = (const uintptr_t *)frame[0];
     }
-}
-
-uint64_t fail_site_key(const struct fail_site *site)
-{
-    uint64_t key = 14695981039346656037u;
-    for (uint32_t at = 0; at < site->depth; at++) {
-        key = (key ^ (site->stack[at] - (uintptr_t)__start_product_text)) * 1099511628211u;
-    }
-    return (key | 1u << 8) << 8 | site->row;
 }
 
 __attribute__((noinline)) int fail_now(enum fail_row_index index)
@@ -230,6 +222,33 @@ void fail_sasl_set_alloc(sasl_malloc_t *get, sasl_calloc_t *get_cleared, sasl_re
     sasl_set_alloc(sasl_get, sasl_get_cleared, sasl_resize, put);
 }
 
+bool fail_is_moved(const char *path)
+{
+    uint32_t moved = fail_shared == NULL ? 0 : atomic_load(&fail_shared->moved);
+    for (uint32_t at = 0; at < FAIL_DIRECTORIES_MAX; at++) {
+        const char *directory = fail_shared->directories[at];
+        if ((moved & 1u << at) != 0 && strncmp(path, directory, strlen(directory)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The product tells of a queue in memory; where it is the rig that has put it there, not. */
+int fail_statfs(const char *path, struct statfs *to)
+{
+    int error = fail_now(FAIL_ROW_statfs);
+    if (error != 0) {
+        errno = error;
+        return -1;
+    }
+    int result = statfs(path, to);
+    if (result == 0 && fail_is_moved(path)) {
+        to->f_type = EXT4_SUPER_MAGIC;
+    }
+    return result;
+}
+
 int fail_open(const char *path, int flags, ...)
 {
     va_list more;
@@ -242,6 +261,21 @@ int fail_open(const char *path, int flags, ...)
         return -1;
     }
     return open(path, flags, mode);
+}
+
+/* All that it is called with here fits into a long. */
+int fail_fcntl(int fd, int what, ...)
+{
+    va_list more;
+    va_start(more, what);
+    long argument = va_arg(more, long);
+    va_end(more);
+    int error = fail_now(FAIL_ROW_fcntl);
+    if (error != 0) {
+        errno = error;
+        return -1;
+    }
+    return fcntl(fd, what, argument);
 }
 
 /* close(2): the descriptor is gone, whatever it returns. */

@@ -19,6 +19,7 @@
 #include <pthread.h>
 #include <sasl/sasl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>

@@ -1,10 +1,10 @@
 /*
  * Which calls of a case fail, with which errors, and what is told of it.
  *
- * A case with few calls has each of them fail with each of its errors. Of one with many, each site
- * has its first and its last call fail, and the rest of the budget goes to every so-many-th call. A
- * site is a call together with the product's functions that led to it; so a loop's thousandth turn
- * adds little, and what many cases do alike, opening a store say, is tried in the first few only.
+ * A site is a call together with the product's functions that led to it. A loop's thousandth turn
+ * adds little to its first, and so does the fortieth case that opens a store alike. So each site
+ * fails once before anything else, in the cheapest case of all programs that comes to it; then with
+ * its other errors; and what time is left goes to last calls, and to every so-many-th one.
  */
 #include "tests/fail/fail_run.h"
 
@@ -13,11 +13,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define SITES_MAX         (1u << 16)
-#define SITE_CASES        3 /* in so many cases a site is tried on purpose */
-#define SITES_SHARE       8 /* times the budget is for sites that were not tried often enough */
-#define RUNS_MIN          5 /* of a case, strides included, however slow it is */
+#define GROWTH_MAX        5000 /* calls beyond those of the clean run, which may vary */
+#define SITE_TRIES        4    /* of a site that does not come up again */
 #define OUTPUT_LINES_MAX  45
 #define DEFAULT_LIMIT_MS  20000
 #define DEFAULT_BUDGET_MS 500
@@ -46,9 +47,10 @@ static uint32_t kinds_from(const char *text)
 
 void fail_options_read(struct fail_options *out)
 {
-    uint64_t jobs = number_from("FAIL_JOBS", 2);
+    uint64_t jobs = number_from("FAIL_JOBS", 6);
     *out = (struct fail_options){
         .only = getenv("FAIL_CASE"),
+        .common = getenv("FAIL_COMMON"),
         .at = number_from("FAIL_AT", 0),
         .site = number_from("FAIL_SITE", 0),
         .variant = (uint32_t)number_from("FAIL_VARIANT", 0),
@@ -56,26 +58,20 @@ void fail_options_read(struct fail_options *out)
         .jobs = jobs < 1               ? 1
                 : jobs > FAIL_JOBS_MAX ? FAIL_JOBS_MAX
                                        : (uint32_t)jobs,
-        .parts = 1,
         .budget_ms = number_from("FAIL_BUDGET_MS", DEFAULT_BUDGET_MS),
+        .time_ms = number_from("FAIL_TIME_MS", 0),
+        .slow_ms = number_from("FAIL_SLOW_MS", 0),
         .limit_ms = number_from("FAIL_LIMIT_MS", DEFAULT_LIMIT_MS),
         .seed = number_from("FAIL_SEED", 1),
+        .steps = getenv("FAIL_STEPS") != NULL,
         .seeks_leaks = getenv("FAIL_LEAKS") != NULL,
         .tells_all = getenv("FAIL_VERBOSE") != NULL,
     };
-    const char *part = getenv("FAIL_PART");
-    if (part != NULL && sscanf(part, "%u/%u", &out->part, &out->parts) != 2) {
-        fprintf(stderr, "fail: FAIL_PART is K/M\n");
-        exit(EXIT_FAILURE);
-    }
 }
 
-bool fail_options_want(const struct fail_options *options, const char *name, size_t index)
+bool fail_options_want(const struct fail_options *options, const char *name)
 {
-    if (options->only != NULL) {
-        return strcmp(options->only, name) == 0;
-    }
-    return index % options->parts == options->part;
+    return options->only == NULL || strcmp(options->only, name) == 0;
 }
 
 /* ---- what is known of sites, over all cases of the program ---- */
@@ -83,17 +79,40 @@ bool fail_options_want(const struct fail_options *options, const char *name, siz
 struct known_site {
     uint64_t key;   /* 0: free */
     uint64_t last;  /* in the case that is planned: its last call */
-    uint32_t cases; /* that have tried it on purpose */
+    uint32_t tries; /* cases in which it was tried on purpose */
+    uint32_t tried; /* bits of errors it was tried with */
+    uint32_t told;  /* bits of verdicts that were told */
+    size_t bid_by;  /* the case that was the last to bid, and 1 */
     bool seen;      /* in the case that is planned */
     bool reached;   /* it has failed */
-    uint32_t told;  /* bits of verdicts that were told */
 };
 
-static struct known_site sites[SITES_MAX];
+/* Kept outside of what a fork copies and LeakSanitizer looks through, which each run would pay for.
+ */
+static struct known_site *sites; /* SITES_MAX, by key */
+static struct known_site *
+    *mine; /* those of the case that is planned, in the order of first calls */
+static size_t mine_count;
 static uint32_t site_count;
 static struct {
-    uint64_t cases, calls, runs, reached, wrong;
+    uint64_t cases, slow, calls, runs, reached, wrong;
 } totals;
+
+static void *map_shared(size_t bytes)
+{
+    void *mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) {
+        perror("fail: a table");
+        exit(EXIT_FAILURE);
+    }
+    return mapped;
+}
+
+void fail_plan_init(void)
+{
+    sites = map_shared(SITES_MAX * sizeof(*sites));
+    mine = map_shared(SITES_MAX * sizeof(struct known_site *));
+}
 
 static struct known_site *site_find(uint64_t key)
 {
@@ -108,6 +127,7 @@ static struct known_site *site_find(uint64_t key)
         }
         site_count++;
         sites[at].key = key;
+        fail_site_note(key, false);
     }
     return &sites[at];
 }
@@ -119,14 +139,45 @@ static uint32_t errors_of(uint64_t key)
 
 /* ---- the plan ---- */
 
-static bool is_single(const struct fail_options *options)
+bool fail_options_single(const struct fail_options *options)
 {
     return options->at != 0 || options->site != 0;
 }
 
-void fail_case_init(struct fail_case *c, const struct fail_options *options, const char *name)
+void fail_case_init(struct fail_case *c, const struct fail_options *options, const char *name,
+                    size_t index)
 {
-    *c = (struct fail_case){.options = options, .name = name};
+    *c = (struct fail_case){.options = options, .name = name, .index = index};
+}
+
+static uint64_t bid_of(const struct fail_case *c)
+{
+    return FAIL_BID(c->clean_ms, getpid(), c->index);
+}
+
+void fail_case_learn(struct fail_case *c, const uint64_t *trace)
+{
+    if (c->index > FAIL_BID_INDEX_MAX) {
+        fprintf(stderr, "fail: more cases than a bid has room for\n");
+        exit(EXIT_FAILURE);
+    }
+    c->trace = malloc((c->calls + 1) * sizeof(*c->trace));
+    if (c->trace == NULL) {
+        perror("fail: a trace");
+        exit(EXIT_FAILURE);
+    }
+    for (uint64_t at = 1; at <= c->calls; at++) {
+        if (trace[at - 1] == 0) {
+            c->calls = at - 1; /* the run was stopped within this one */
+            break;
+        }
+        struct known_site *site = site_find(trace[at - 1]);
+        c->trace[at - 1] = (uint16_t)(site - sites);
+        if (c->clean && site->bid_by != c->index + 1) {
+            site->bid_by = c->index + 1;
+            fail_site_bid(site->key, bid_of(c));
+        }
+    }
 }
 
 static void plan_add(struct fail_case *c, struct fail_run run)
@@ -142,107 +193,139 @@ static void plan_add(struct fail_case *c, struct fail_run run)
     c->plan[c->plan_count++] = run;
 }
 
-static void plan_sites(struct fail_case *c, const uint64_t *trace)
+static void sites_of(const struct fail_case *c)
 {
+    mine_count = 0;
     for (uint64_t at = 1; at <= c->calls; at++) {
-        struct known_site *site = site_find(trace[at - 1]);
+        struct known_site *site = &sites[c->trace[at - 1]];
         site->last = at;
         if (!site->seen) {
             site->seen = true;
-            if (site->cases++ < SITE_CASES) {
-                for (uint32_t variant = 0; variant < errors_of(site->key); variant++) {
-                    plan_add(c, (struct fail_run){.site = site->key, .variant = variant});
-                }
+            mine[mine_count++] = site;
+        }
+    }
+    for (size_t at = 0; at < mine_count; at++) {
+        mine[at]->seen = false;
+    }
+}
+
+static void plan_site(struct fail_case *c, struct known_site *site, uint32_t variant)
+{
+    site->tried |= 1u << variant;
+    plan_add(c, (struct fail_run){.site = site->key, .variant = variant});
+}
+
+/* Neighbours get errors that differ. */
+static void plan_sites(struct fail_case *c, enum fail_pass pass)
+{
+    for (size_t at = 0; at < mine_count; at++) {
+        struct known_site *site = mine[at];
+        bool wanted = pass == FAIL_PASS_SITES ? fail_site_lowest(site->key) == bid_of(c)
+                                              : site->tries < SITE_TRIES;
+        if (wanted && !fail_site_was_reached(site->key)) {
+            site->tries++;
+            plan_site(c, site, (uint32_t)(c->options->seed - 1 + at) % errors_of(site->key));
+        }
+    }
+}
+
+static void plan_errors(struct fail_case *c)
+{
+    for (uint32_t variant = 0; variant < FAIL_ERRORS_MAX; variant++) {
+        for (size_t at = 0; at < mine_count; at++) {
+            if (variant < errors_of(mine[at]->key) && (mine[at]->tried & 1u << variant) == 0) {
+                plan_site(c, mine[at], variant);
             }
         }
     }
+}
+
+static void plan_call(struct fail_case *c, uint64_t at)
+{
+    c->last_at = at > c->last_at ? at : c->last_at;
+    uint32_t errors = at <= c->calls ? errors_of(sites[c->trace[at - 1]].key) : FAIL_ERRORS_MAX;
+    for (uint32_t variant = 0; variant < errors; variant++) {
+        plan_add(c, (struct fail_run){.at = at, .variant = variant});
+    }
+}
+
+static void plan_all(struct fail_case *c)
+{
     for (uint64_t at = 1; at <= c->calls; at++) {
-        struct known_site *site = site_find(trace[at - 1]);
-        if (site->last == at && site->cases <= SITE_CASES) {
-            plan_add(c, (struct fail_run){.at = at, .variant = (uint32_t)c->options->seed});
-        }
-        site->seen = false;
+        plan_call(c, at);
     }
 }
 
-/* Of a slow case with many sites, every so-many-th is what there is time for. */
-static void plan_thin(struct fail_case *c, uint64_t runs)
+static void plan_strides(struct fail_case *c)
 {
-    if (c->plan_count <= runs) {
+    uint64_t all = 0;
+    uint64_t runs = c->options->budget_ms / (c->clean_ms + FORK_MS) + 1;
+    for (uint64_t at = 1; at <= c->calls && all <= runs; at++) {
+        all += errors_of(sites[c->trace[at - 1]].key);
+    }
+    if (all <= runs) {
+        plan_all(c);
         return;
     }
-    size_t kept = 0;
-    for (uint64_t at = 0; at < runs; at++) {
-        c->plan[kept++] = c->plan[(at * c->plan_count + c->options->seed) / runs % c->plan_count];
-    }
-    c->plan_count = kept;
-}
-
-static void plan_strides(struct fail_case *c, uint64_t runs)
-{
-    if (c->plan_count >= runs) {
-        return;
-    }
-    uint64_t count = runs - c->plan_count;
-    uint64_t step = c->calls / count + 1;
     uint32_t variant = (uint32_t)c->options->seed;
+    uint64_t step = c->calls / runs + 1;
     for (uint64_t at = 1 + c->options->seed % step; at <= c->calls; at += step) {
         plan_add(c, (struct fail_run){.at = at, .variant = variant++});
     }
+    for (size_t at = 0; at < mine_count; at++) {
+        plan_add(c, (struct fail_run){.at = mine[at]->last, .variant = variant++});
+    }
 }
 
-void fail_case_plan(struct fail_case *c, const uint64_t *trace)
+void fail_case_plan(struct fail_case *c, enum fail_pass pass)
 {
-    if (!c->clean) {
+    c->plan_count = c->next = 0;
+    bool more = pass == FAIL_PASS_ERRORS || pass == FAIL_PASS_STRIDES;
+    if (!c->clean || (more && fail_case_is_slow(c))) {
         return;
     }
-    if (is_single(c->options)) {
+    sites_of(c);
+    switch (pass) {
+    case FAIL_PASS_SITES:
+    case FAIL_PASS_REST:
+        plan_sites(c, pass);
+        break;
+    case FAIL_PASS_ERRORS:
+        plan_errors(c);
+        break;
+    case FAIL_PASS_STRIDES:
+        plan_strides(c);
+        break;
+    case FAIL_PASS_ALL:
+        c->grows = true;
+        plan_all(c);
+        break;
+    case FAIL_PASS_ONE:
+    default:
         plan_add(c, (struct fail_run){.at = c->options->at,
                                       .site = c->options->site,
                                       .variant = c->options->variant});
-        return;
-    }
-    uint64_t all = 0;
-    for (uint64_t at = 1; at <= c->calls; at++) {
-        all += errors_of(trace[at - 1]);
-    }
-    uint64_t runs = c->options->budget_ms / (c->clean_ms + FORK_MS);
-    runs = runs < RUNS_MIN ? RUNS_MIN : runs;
-    if (c->options->budget_ms == 0 || all <= runs) {
-        for (uint64_t at = 1; at <= c->calls; at++) {
-            site_find(trace[at - 1])->cases++;
-            for (uint32_t variant = 0; variant < errors_of(trace[at - 1]); variant++) {
-                plan_add(c, (struct fail_run){.at = at, .variant = variant});
-            }
-        }
-    } else {
-        plan_sites(c, trace);
-        plan_thin(c, SITES_SHARE * runs);
-        plan_strides(c, runs);
     }
 }
 
-bool fail_case_next(struct fail_case *c, struct fail_run *out)
+bool fail_case_next(struct fail_case *c, uint64_t now_ms, struct fail_run *out)
 {
-    if (c->next == c->plan_count) {
+    if (c->next == c->plan_count || now_ms >= c->deadline_ms) {
         return false;
     }
     *out = c->plan[c->next++];
+    c->runs++;
     return true;
 }
 
 /* ---- telling ---- */
 
 static const char *const verdict_words[FAIL_VERDICT_COUNT] = {
-    [FAIL_VERDICT_PASSED] = "passes",
-    [FAIL_VERDICT_ASSERTED] = "fails an assertion",
-    [FAIL_VERDICT_WAITED] = "waits in vain",
-    [FAIL_VERDICT_SKIPPED] = "is skipped",
-    [FAIL_VERDICT_SIGNAL] = "dies by a signal",
-    [FAIL_VERDICT_ABORT] = "aborts",
-    [FAIL_VERDICT_MEMORY] = "has a sanitizer report",
-    [FAIL_VERDICT_LEAK] = "passes, but leaks",
-    [FAIL_VERDICT_HANG] = "does not end",
+    [FAIL_VERDICT_PASSED] = "passes",          [FAIL_VERDICT_ASSERTED] = "fails an assertion",
+    [FAIL_VERDICT_WAITED] = "waits in vain",   [FAIL_VERDICT_SKIPPED] = "is skipped",
+    [FAIL_VERDICT_STOPPED] = "is stopped",     [FAIL_VERDICT_SIGNAL] = "dies by a signal",
+    [FAIL_VERDICT_ABORT] = "aborts",           [FAIL_VERDICT_MEMORY] = "has a sanitizer report",
+    [FAIL_VERDICT_LEAK] = "passes, but leaks", [FAIL_VERDICT_HANG] = "does not end",
 };
 
 static void tell_output(const char *output)
@@ -319,7 +402,9 @@ static void take_clean(struct fail_case *c, const struct fail_result *result)
 {
     c->calls = result->calls < FAIL_TRACE_MAX ? result->calls : FAIL_TRACE_MAX;
     c->clean_ms = result->took_ms;
-    c->clean = result->verdict == FAIL_VERDICT_PASSED;
+    c->kept_bytes = result->kept_bytes;
+    c->stopped = result->verdict == FAIL_VERDICT_STOPPED;
+    c->clean = result->verdict == FAIL_VERDICT_PASSED || c->stopped;
     if (!c->clean && result->verdict != FAIL_VERDICT_SKIPPED) {
         c->wrong++;
         tell(c, result);
@@ -329,6 +414,11 @@ static void take_clean(struct fail_case *c, const struct fail_result *result)
 bool fail_case_knows(const struct fail_case *c)
 {
     return strncmp(c->name, PROMISE, sizeof(PROMISE) - 1) == 0;
+}
+
+bool fail_case_is_slow(const struct fail_case *c)
+{
+    return c->options->slow_ms != 0 && c->clean_ms > c->options->slow_ms;
 }
 
 static bool is_wrong(const struct fail_case *c, enum fail_verdict verdict)
@@ -343,41 +433,78 @@ void fail_case_take(struct fail_case *c, const struct fail_result *result)
         return;
     }
     c->verdicts[result->verdict]++;
+    if (result->reached && c->grows && result->run.at == c->last_at && result->run.site == 0 &&
+        c->last_at < c->calls + GROWTH_MAX) {
+        plan_call(c, c->last_at + 1);
+    }
     if (result->reached) {
         c->reached++;
         site_find(fail_site_key(&result->site))->reached = true;
+        fail_site_note(fail_site_key(&result->site), true);
     }
     if (is_wrong(c, result->verdict)) {
         c->wrong++;
         if (!told_before(result)) {
             tell(c, result);
         }
-    } else if (is_single(c->options)) {
+    } else if (fail_options_single(c->options)) {
         tell_end(c, result);
         tell_output(result->output);
+    }
+}
+
+/* For run_fail.py: what nobody has let fail though this case was to, and what a slow one is for. */
+static void tell_rest(const struct fail_case *c)
+{
+    size_t alone = 0;
+    sites_of(c);
+    for (size_t at = 0; at < mine_count; at++) {
+        uint64_t key = mine[at]->key;
+        bool is_ours = fail_site_lowest(key) == bid_of(c);
+        alone += is_ours;
+        if (is_ours && !fail_site_was_reached(key)) {
+            printf("not failed: %s of %s, %s: FAIL_SITE=%llu\n", fail_rows[FAIL_KEY_ROW(key)].name,
+                   program_invocation_short_name, c->name, (unsigned long long)key);
+        }
+    }
+    if (fail_case_is_slow(c)) {
+        printf("slow: %s, %s: %s %llu ms; of its %zu sites it alone has %zu\n",
+               program_invocation_short_name, c->name, c->stopped ? "stopped after" : "takes",
+               (unsigned long long)c->clean_ms, mine_count, alone);
     }
 }
 
 void fail_case_end(struct fail_case *c)
 {
     if (c->options->tells_all) {
-        printf("%-40s %6llu calls %6zu runs %6llu reached %6llu passed %6llu asserted %4llu waited "
-               "%4llu wrong "
-               "(%llu ms)\n",
-               c->name, (unsigned long long)c->calls, c->plan_count, (unsigned long long)c->reached,
-               (unsigned long long)c->verdicts[FAIL_VERDICT_PASSED],
-               (unsigned long long)c->verdicts[FAIL_VERDICT_ASSERTED],
-               (unsigned long long)c->verdicts[FAIL_VERDICT_WAITED], (unsigned long long)c->wrong,
-               (unsigned long long)c->clean_ms);
+        printf(
+            "%-44s %6llu calls %6llu runs %6llu reached %6llu passed %6llu asserted %4llu waited "
+            "%4llu wrong "
+            "(%llu ms)\n",
+            c->name, (unsigned long long)c->calls, (unsigned long long)c->runs,
+            (unsigned long long)c->reached, (unsigned long long)c->verdicts[FAIL_VERDICT_PASSED],
+            (unsigned long long)c->verdicts[FAIL_VERDICT_ASSERTED],
+            (unsigned long long)c->verdicts[FAIL_VERDICT_WAITED], (unsigned long long)c->wrong,
+            (unsigned long long)c->clean_ms);
         (void)fflush(stdout);
     }
+    tell_rest(c);
     totals.cases++;
+    totals.slow += fail_case_is_slow(c);
     totals.calls += c->calls;
-    totals.runs += c->plan_count;
+    totals.runs += c->runs;
     totals.reached += c->reached;
     totals.wrong += c->wrong;
     free(c->plan);
+    free(c->trace);
     c->plan = NULL;
+    c->trace = NULL;
+}
+
+void fail_report_measured(void)
+{
+    printf("measured: sites=%u\n", site_count);
+    (void)fflush(stdout);
 }
 
 uint64_t fail_report_end(void)
@@ -386,10 +513,11 @@ uint64_t fail_report_end(void)
     for (uint32_t at = 0; at < SITES_MAX; at++) {
         reached += sites[at].reached;
     }
-    printf("sum: cases=%llu calls=%llu runs=%llu reached=%llu sites=%u sites_reached=%u "
+    printf("sum: cases=%llu slow=%llu calls=%llu runs=%llu reached=%llu sites=%u sites_reached=%u "
            "wrong=%llu\n",
-           (unsigned long long)totals.cases, (unsigned long long)totals.calls,
-           (unsigned long long)totals.runs, (unsigned long long)totals.reached, site_count, reached,
+           (unsigned long long)totals.cases, (unsigned long long)totals.slow,
+           (unsigned long long)totals.calls, (unsigned long long)totals.runs,
+           (unsigned long long)totals.reached, site_count, reached,
            (unsigned long long)totals.wrong);
     (void)fflush(stdout);
     return totals.wrong;

@@ -10,17 +10,11 @@
  * A case's teardown is left out when the case has failed: it would tidy what is not there.
  */
 #include "tests/fail/fail_run.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-
-#include <cmocka.h>
+#include "tests/fail/fail_child.h"
 
 #include <dirent.h>
 #include <ftw.h>
 #include <poll.h>
-#include <sanitizer/common_interface_defs.h>
-#include <sanitizer/lsan_interface.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,55 +25,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define EXIT_SANITIZER 99
-#define EXIT_LEAK      98
-#define EXIT_SKIPPED   97
-#define OUTPUT_MAX     (64u << 10)
-#define STACK_BYTES    (256u << 10)
-#define LOOK_MS        200      /* between two looks at what a child does */
-#define ACTIVE_NS_MIN  5000000u /* of processor time between them, and */
-#define SLEEPS_MAX     20       /* no more sleeps: it is at work */
-#define IDLE_MS_MIN    2000
+#define OUTPUT_MAX    (64u << 10)
+#define LOOK_MS       200      /* between two looks at what a child does */
+#define ACTIVE_NS_MIN 5000000u /* of processor time between them, and */
+#define SLEEPS_MAX    20       /* no more sleeps: it is at work */
+#define IDLE_MS_MIN   1000
+#define WALL_LIMITS   5 /* times the limit, for who is kept from the processor */
 
-/* Of the sanitizers' allocator_interface.h, which gcc 12 does not bring. */
-size_t __sanitizer_get_current_allocated_bytes(void);
-
-/* Defaults of the sanitizers, in place of cmocka's handlers: a fault is reported with its stack. */
-const char *__asan_default_options(void);
-const char *__asan_default_options(void)
-{
-    return "handle_segv=2:handle_sigfpe=2:handle_sigill=2:handle_abort=1:exitcode=99:"
-           "detect_leaks=1:leak_check_at_exit=0:allocator_may_return_null=1";
-}
-
-const char *__ubsan_default_options(void);
-const char *__ubsan_default_options(void)
-{
-    return "print_stacktrace=1";
-}
-
-int __real__cmocka_run_group_tests(const char *name, const struct CMUnitTest *tests, size_t count,
-                                   CMFixtureFunction setup, CMFixtureFunction teardown);
 int __wrap__cmocka_run_group_tests(const char *name, const struct CMUnitTest *tests, size_t count,
                                    CMFixtureFunction setup, CMFixtureFunction teardown);
-char *__real_mkdtemp(char *template);
-char *__wrap_mkdtemp(char *template);
-
-/* A vector register keeps the end of what calloc cleared, long after the case is over. */
-const char *__lsan_default_options(void);
-const char *__lsan_default_options(void)
-{
-    return "use_registers=0";
-}
-
-/* What the program's main wanted run. */
-static struct {
-    const struct CMUnitTest *tests;
-    size_t count;
-    CMFixtureFunction setup, teardown;
-    bool setup_in_child; /* it starts threads, which a fork would leave behind */
-    void *state;         /* of the group, when it was set up here */
-} group;
 
 static struct fail_options options;
 
@@ -87,6 +41,7 @@ enum fail_end {
     FAIL_END_BY_ITSELF,
     FAIL_END_IDLE, /* it waited for what did not come */
     FAIL_END_LATE, /* it was busy for too long */
+    FAIL_END_SLOW, /* nothing fails in it, and enough is known */
 };
 
 /* A place for one child. */
@@ -95,143 +50,18 @@ struct slot {
     int output_fd; /* a memfd: what it and the sanitizers say */
     pid_t pid;     /* 0: free */
     int pidfd;
-    uint64_t deadline_ms;
+    uint64_t began_ms, limit_ms;
     uint64_t active_ms; /* when it was last seen at work */
     uint64_t cpu_ns;    /* that it had used by the last look */
     uint64_t sleeps;    /* that it had begun by then */
     uint64_t idle_ms_max;
+    uint64_t slow_ms; /* of processor time, then it is stopped; 0: never */
+    uint64_t traced;  /* entries of the trace that may not be 0 */
+    struct fail_case *of;
     struct fail_run run;
 };
 
 static struct slot slots[FAIL_JOBS_MAX];
-
-/* ---- in the child ---- */
-
-static uint64_t clock_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-static const struct CMUnitTest *the_case; /* NULL: the group's setup and teardown alone */
-static bool finished;
-
-static void arm(bool on)
-{
-    atomic_store(&fail_shared->armed, on);
-}
-
-static int case_setup(void **state)
-{
-    arm(true);
-    return the_case->setup_func(state);
-}
-
-static void case_body(void **state)
-{
-    arm(true);
-    if (the_case != NULL) {
-        the_case->test_func(state);
-    }
-    finished = true;
-}
-
-static int case_teardown(void **state)
-{
-    return finished ? the_case->teardown_func(state) : 0;
-}
-
-static int group_setup(void **state)
-{
-    arm(the_case == NULL);
-    if (!group.setup_in_child && the_case != NULL) {
-        *state = group.state;
-        return 0;
-    }
-    return group.setup == NULL ? 0 : group.setup(state);
-}
-
-static int group_teardown(void **state)
-{
-    arm(the_case == NULL);
-    bool ours = group.setup_in_child || the_case == NULL;
-    return ours && finished && group.teardown != NULL ? group.teardown(state) : 0;
-}
-
-/* What lay on the stack would pass for a pointer that is still held: LeakSanitizer's own frames, in
- * the same place, do not write all that they have. */
-__attribute__((noinline, no_sanitize("address"))) static void stack_wipe(void)
-{
-    char area[STACK_BYTES];
-    explicit_bzero(area, sizeof(area));
-}
-
-/*
- * LeakSanitizer takes ten times as long as most cases. So it is asked only when more is left behind
- * than by the clean run, which it is asked about too: libraries keep things for later.
- */
-static bool leaks(size_t before_bytes)
-{
-    struct fail_shared *s = fail_shared;
-    size_t now_bytes = __sanitizer_get_current_allocated_bytes();
-    size_t kept_bytes = now_bytes > before_bytes ? now_bytes - before_bytes : 0;
-    if (s->tracing) {
-        s->kept_bytes = kept_bytes;
-    } else if (kept_bytes <= s->kept_bytes && !options.seeks_leaks) {
-        return false;
-    }
-    stack_wipe();
-    bool found = __lsan_do_recoverable_leak_check() != 0;
-    if (!found && !s->tracing) {
-        stack_wipe(); /* the first check had the linker at work, which saves old registers */
-        found = __lsan_do_recoverable_leak_check() != 0;
-    }
-    return found;
-}
-
-_Noreturn static void child_run(const struct slot *slot)
-{
-    const struct CMUnitTest one = {
-        .name = the_case == NULL ? FAIL_FIXTURE : the_case->name,
-        .test_func = case_body,
-        .setup_func = the_case != NULL && the_case->setup_func != NULL ? case_setup : NULL,
-        .teardown_func = the_case != NULL && the_case->teardown_func != NULL ? case_teardown : NULL,
-        .initial_state = the_case == NULL ? NULL : the_case->initial_state,
-    };
-    fail_shared = slot->shared;
-    setpgid(0, 0);
-    dup2(slot->output_fd, STDOUT_FILENO);
-    dup2(slot->output_fd, STDERR_FILENO);
-    /* Of its own, since a case may redirect standard error. */
-    __sanitizer_set_report_fd((void *)(intptr_t)dup(slot->output_fd));
-    size_t before_bytes = __sanitizer_get_current_allocated_bytes();
-    uint64_t began_ms = clock_ms();
-    int failed = __real__cmocka_run_group_tests("one", &one, 1, group_setup, group_teardown);
-    arm(false);
-    slot->shared->took_ms = clock_ms() - began_ms;
-    (void)fflush(stdout);
-    if (failed != 0) {
-        _exit(1);
-    }
-    if (!finished) {
-        _exit(EXIT_SKIPPED);
-    }
-    _exit(leaks(before_bytes) ? EXIT_LEAK : 0);
-}
-
-/* Directories are remembered, for the parent to remove: a case that fails leaves them. */
-char *__wrap_mkdtemp(char *template)
-{
-    char *made = __real_mkdtemp(template);
-    if (made != NULL && fail_shared != NULL && strlen(made) < FAIL_PATH_BYTES) {
-        uint32_t at = atomic_fetch_add(&fail_shared->directory_count, 1);
-        if (at < FAIL_DIRECTORIES_MAX) {
-            memcpy(fail_shared->directories[at], made, strlen(made) + 1);
-        }
-    }
-    return made;
-}
 
 /* ---- slots ---- */
 
@@ -248,20 +78,31 @@ static void slot_init(struct slot *slot)
     slot->pid = 0;
 }
 
-static void slot_start(struct slot *slot, const struct fail_run *run, uint64_t limit_ms,
-                       uint64_t idle_ms_max)
+static const struct CMUnitTest *test_of(const struct fail_case *c)
+{
+    return c->index == fail_group.count ? NULL : &fail_group.tests[c->index];
+}
+
+static void slot_start(struct slot *slot, struct fail_case *c, const struct fail_run *run,
+                       uint64_t limit_ms, uint64_t idle_ms_max)
 {
     struct fail_shared *s = slot->shared;
     atomic_store(&s->armed, false);
     atomic_store(&s->calls, 0);
     atomic_store(&s->reached, false);
     atomic_store(&s->directory_count, 0);
+    atomic_store(&s->moved, 0);
     atomic_store(&s->taken, false);
     s->at = run->at;
     s->site_at = run->site;
     s->variant = run->variant;
     s->kinds = options.kinds;
     s->tracing = run->at == 0 && run->site == 0;
+    s->kept_bytes = c->kept_bytes;
+    if (s->tracing) {
+        memset(s->trace, 0, slot->traced * sizeof(*s->trace));
+    }
+    slot->of = c;
     slot->run = *run;
     if (ftruncate(slot->output_fd, 0) != 0 || lseek(slot->output_fd, 0, SEEK_SET) != 0) {
         perror("fail: a child's output");
@@ -269,16 +110,18 @@ static void slot_start(struct slot *slot, const struct fail_run *run, uint64_t l
     }
     slot->pid = fork();
     if (slot->pid == 0) {
-        child_run(slot);
+        fail_child_run(slot->shared, slot->output_fd, test_of(c), options.seeks_leaks);
     }
     slot->pidfd = slot->pid < 0 ? -1 : pidfd_open(slot->pid, 0);
     if (slot->pidfd < 0) {
         perror("fail: fork");
         exit(EXIT_FAILURE);
     }
-    slot->active_ms = clock_ms();
-    slot->deadline_ms = slot->active_ms + limit_ms;
+    slot->active_ms = fail_clock_ms();
+    slot->began_ms = slot->active_ms;
+    slot->limit_ms = limit_ms;
     slot->idle_ms_max = idle_ms_max;
+    slot->slow_ms = s->tracing ? options.slow_ms : 0;
     slot->cpu_ns = 0;
     slot->sleeps = 0;
 }
@@ -313,6 +156,9 @@ static bool output_has(const char *output, const char *words)
 /* Sanitizers' reports, also of what the case itself forked, whose status it may have swallowed. */
 static enum fail_verdict judge(int status, enum fail_end end, const char *output)
 {
+    if (end == FAIL_END_SLOW) {
+        return FAIL_VERDICT_STOPPED;
+    }
     if (end != FAIL_END_BY_ITSELF) {
         return end == FAIL_END_IDLE ? FAIL_VERDICT_WAITED : FAIL_VERDICT_HANG;
     }
@@ -322,17 +168,24 @@ static enum fail_verdict judge(int status, enum fail_end end, const char *output
     if (output_has(output, "ABRT on unknown address")) {
         return FAIL_VERDICT_ABORT;
     }
-    if (WEXITSTATUS(status) == EXIT_LEAK) {
+    if (WEXITSTATUS(status) == FAIL_EXIT_LEAK) {
         return FAIL_VERDICT_LEAK;
     }
-    if (WEXITSTATUS(status) == EXIT_SANITIZER || output_has(output, "ERROR: AddressSanitizer") ||
-        output_has(output, "runtime error: ") || output_has(output, "Test failed with exception")) {
+    if (WEXITSTATUS(status) == FAIL_EXIT_SANITIZER ||
+        output_has(output, "ERROR: AddressSanitizer") || output_has(output, "runtime error: ") ||
+        output_has(output, "Test failed with exception")) {
         return FAIL_VERDICT_MEMORY;
     }
-    if (WEXITSTATUS(status) == EXIT_SKIPPED) {
+    if (WEXITSTATUS(status) == FAIL_EXIT_SKIPPED) {
         return FAIL_VERDICT_SKIPPED;
     }
     return WEXITSTATUS(status) == 0 ? FAIL_VERDICT_PASSED : FAIL_VERDICT_ASSERTED;
+}
+
+static uint64_t slow_took_ms(const struct slot *slot)
+{
+    uint64_t ms = fail_clock_ms() - slot->began_ms;
+    return ms > slot->slow_ms ? ms : slot->slow_ms + 1;
 }
 
 static struct fail_result slot_result(struct slot *slot, enum fail_end end, char *output)
@@ -347,7 +200,8 @@ static struct fail_result slot_result(struct slot *slot, enum fail_end end, char
         .run = slot->run,
         .verdict = judge(status, end, output),
         .reached = atomic_load(&slot->shared->reached),
-        .took_ms = slot->shared->took_ms,
+        .took_ms = end == FAIL_END_SLOW ? slow_took_ms(slot) : slot->shared->took_ms,
+        .kept_bytes = end == FAIL_END_SLOW ? 0 : slot->shared->kept_bytes,
         .calls = atomic_load(&slot->shared->calls),
         .error = slot->shared->error,
         .site = slot->shared->site,
@@ -359,58 +213,93 @@ static struct fail_result slot_result(struct slot *slot, enum fail_end end, char
 /* ---- a case ---- */
 
 /* Aborted first, for its stack; should that not end it, killed. */
-static void slot_stop(const struct slot *slot)
+static void slot_stop(const struct slot *slot, enum fail_end end)
 {
     struct pollfd ended = {.fd = slot->pidfd, .events = POLLIN};
+    if (end == FAIL_END_SLOW) {
+        (void)kill(-slot->pid, SIGKILL);
+        return;
+    }
     (void)kill(slot->pid, SIGABRT);
     if (poll(&ended, 1, 10000) <= 0) {
         (void)kill(slot->pid, SIGKILL);
     }
 }
 
-/* How often the child has gone to sleep. */
-static uint64_t sleeps_of(pid_t pid)
+/* How often the child has gone to sleep; *out_ready: it is not asleep now, though it may not run.
+ */
+static uint64_t sleeps_of(pid_t pid, bool *out_ready)
 {
     char path[64], line[128];
     unsigned long long sleeps = 0;
+    char letter = 0;
     (void)snprintf(path, sizeof(path), "/proc/%d/status", pid);
     FILE *status = fopen(path, "re");
     while (status != NULL && fgets(line, sizeof(line), status) != NULL) {
         (void)sscanf(line, "voluntary_ctxt_switches: %llu", &sleeps);
+        (void)sscanf(line, "State: %c", &letter);
     }
     if (status != NULL) {
         (void)fclose(status);
     }
+    *out_ready = letter == 'R' || letter == 'D';
     return sleeps;
 }
 
 /*
  * Whether the child was at work since the last look: it has used the processor, and not for short
- * moments between sleeps, as a case does that looks again each millisecond whether it has come.
+ * moments between sleeps, as a case does that looks again each millisecond whether it has come; or
+ * it waits for the processor or the disk.
  */
 static bool slot_is_active(struct slot *slot)
 {
     clockid_t clock;
     struct timespec used;
+    bool ready;
     if (clock_getcpuclockid(slot->pid, &clock) != 0 || clock_gettime(clock, &used) != 0) {
         return true;
     }
     uint64_t ns = (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
-    uint64_t sleeps = sleeps_of(slot->pid);
-    bool active = ns > slot->cpu_ns + ACTIVE_NS_MIN && sleeps < slot->sleeps + SLEEPS_MAX;
+    uint64_t sleeps = sleeps_of(slot->pid, &ready);
+    bool works = ready || ns > slot->cpu_ns + ACTIVE_NS_MIN;
+    bool active = works && sleeps < slot->sleeps + SLEEPS_MAX;
     slot->cpu_ns = ns;
     slot->sleeps = sleeps;
     return active;
 }
 
-/* By itself: it goes on. */
+/* That it has used, and what it forked and waited for. */
+static uint64_t used_ms(pid_t pid)
+{
+    char path[64];
+    unsigned long long ticks[4] = {0};
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    FILE *stat = fopen(path, "re");
+    if (stat != NULL) {
+        int found = fscanf(
+            stat, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %llu %llu",
+            &ticks[0], &ticks[1], &ticks[2], &ticks[3]);
+        (void)found;
+        (void)fclose(stat);
+    }
+    uint64_t sum = ticks[0] + ticks[1] + ticks[2] + ticks[3];
+    return sum * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
+}
+
+/* By itself: it goes on. Late is who has used the processor for so long, or was given so much more
+ * time than that; others may have kept it from the processor. */
 static enum fail_end slot_look(struct slot *slot, uint64_t now_ms)
 {
-    if (now_ms >= slot->deadline_ms) {
-        return FAIL_END_LATE;
-    }
     if (slot_is_active(slot)) {
         slot->active_ms = now_ms;
+    }
+    if (now_ms >= slot->began_ms + WALL_LIMITS * slot->limit_ms ||
+        slot->cpu_ns / 1000000 >= slot->limit_ms) {
+        return FAIL_END_LATE;
+    }
+    if (slot->slow_ms != 0 && (now_ms >= slot->began_ms + WALL_LIMITS * slot->slow_ms ||
+                               used_ms(slot->pid) >= slot->slow_ms)) {
+        return FAIL_END_SLOW;
     }
     bool idle = now_ms >= slot->active_ms + slot->idle_ms_max;
     return idle && atomic_load(&slot->shared->reached) ? FAIL_END_IDLE : FAIL_END_BY_ITSELF;
@@ -419,7 +308,7 @@ static enum fail_end slot_look(struct slot *slot, uint64_t now_ms)
 /* Waits until one has ended, or is ended. */
 static struct slot *slots_wait(enum fail_end *out_end)
 {
-    uint64_t looked_ms = clock_ms();
+    uint64_t looked_ms = fail_clock_ms();
     for (;;) {
         struct pollfd ends[FAIL_JOBS_MAX];
         for (uint32_t at = 0; at < options.jobs; at++) {
@@ -433,33 +322,46 @@ static struct slot *slots_wait(enum fail_end *out_end)
                 return &slots[at];
             }
         }
-        uint64_t now_ms = clock_ms();
+        uint64_t now_ms = fail_clock_ms();
         for (uint32_t at = 0; at < options.jobs && now_ms >= looked_ms + LOOK_MS; at++) {
             *out_end = slots[at].pid == 0 ? FAIL_END_BY_ITSELF : slot_look(&slots[at], now_ms);
             if (*out_end != FAIL_END_BY_ITSELF) {
-                slot_stop(&slots[at]);
+                slot_stop(&slots[at], *out_end);
                 return &slots[at];
             }
         }
     }
 }
 
-static void slot_finish(struct slot *slot, enum fail_end end, struct fail_case *c)
+/* Of the case that the slot had. */
+static struct fail_case *slot_finish(struct slot *slot, enum fail_end end)
 {
     static char output[OUTPUT_MAX];
     struct fail_result result = slot_result(slot, end, output);
-    fail_case_take(c, &result);
+    fail_case_take(slot->of, &result);
     slot_tidy(slot);
+    return slot->of;
 }
 
-/* The run without a failure: what it calls, and how long it takes. */
-static void measure(struct slot *slot, struct fail_case *c)
+/* The runs without a failure: what they call, and how long they take. */
+static void measure(struct fail_case *cases, size_t count)
 {
     const struct fail_run none = {0};
-    enum fail_end end;
-    slot_start(slot, &none, 5 * options.limit_ms, UINT64_MAX / 2);
-    (void)slots_wait(&end);
-    slot_finish(slot, end, c);
+    size_t next = 0, done = 0;
+    while (done < count) {
+        for (uint32_t at = 0; at < options.jobs && next < count; at++) {
+            if (slots[at].pid == 0) {
+                slot_start(&slots[at], &cases[next++], &none, 5 * options.limit_ms, UINT64_MAX / 2);
+            }
+        }
+        enum fail_end end;
+        struct slot *ended = slots_wait(&end);
+        struct fail_case *c = slot_finish(ended, end);
+        uint64_t calls = atomic_load(&ended->shared->calls);
+        fail_case_learn(c, ended->shared->trace);
+        ended->traced = calls < FAIL_TRACE_MAX ? calls : FAIL_TRACE_MAX;
+        done++;
+    }
 }
 
 /* A case that knows of failures has its own patience, and is to come to an end. */
@@ -468,33 +370,65 @@ static uint64_t idle_ms_max(const struct fail_case *c)
     return fail_case_knows(c) ? UINT64_MAX / 2 : IDLE_MS_MIN + 3 * c->clean_ms;
 }
 
-static void run_case(void)
+/* A pass over cases. */
+struct pass {
+    enum fail_pass kind;
+    uint64_t end_ms; /* then nothing is begun any more */
+    bool shares;     /* each case has its part of the time */
+    struct fail_case *cases;
+    size_t count, begun;
+};
+
+/* A case's part of the time that is left; what it does not need is for those that follow. */
+static uint64_t part_end_ms(const struct pass *pass)
 {
-    struct fail_case c;
-    fail_case_init(&c, &options, the_case == NULL ? FAIL_FIXTURE : the_case->name);
-    measure(&slots[0], &c);
-    fail_case_plan(&c, slots[0].shared->trace);
-    for (uint32_t at = 1; at < options.jobs; at++) {
-        slots[at].shared->kept_bytes = slots[0].shared->kept_bytes;
+    uint64_t now_ms = fail_clock_ms();
+    uint64_t left_ms = pass->end_ms > now_ms ? pass->end_ms - now_ms : 0;
+    return pass->shares ? now_ms + left_ms / (pass->count - pass->begun) : pass->end_ms;
+}
+
+/* The case whose turn it is, and its run; NULL: none for now. Also of those begun before, since
+ * what a run tells may add to the plan. */
+static struct fail_case *pass_next(struct pass *pass, struct fail_run *out)
+{
+    for (size_t at = 0; at < pass->begun; at++) {
+        if (fail_case_next(&pass->cases[at], fail_clock_ms(), out)) {
+            return &pass->cases[at];
+        }
     }
-    uint64_t limit_ms = options.limit_ms + 5 * c.clean_ms;
+    while (pass->begun < pass->count) {
+        struct fail_case *c = &pass->cases[pass->begun];
+        fail_case_plan(c, pass->kind);
+        c->deadline_ms = part_end_ms(pass);
+        pass->begun++;
+        if (fail_case_next(c, fail_clock_ms(), out)) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+/* All slots are kept busy, from one case to the next. */
+static void pass_run(struct pass *pass)
+{
     uint32_t busy = 0;
-    struct fail_run run;
-    bool more = fail_case_next(&c, &run);
-    while (more || busy > 0) {
-        for (uint32_t at = 0; more && at < options.jobs; at++) {
-            if (slots[at].pid == 0) {
-                slot_start(&slots[at], &run, limit_ms, idle_ms_max(&c));
+    for (;;) {
+        for (uint32_t at = 0; at < options.jobs; at++) {
+            struct fail_run run;
+            struct fail_case *c = slots[at].pid == 0 ? pass_next(pass, &run) : NULL;
+            if (c != NULL) {
+                slot_start(&slots[at], c, &run, options.limit_ms + 5 * c->clean_ms, idle_ms_max(c));
                 busy++;
-                more = fail_case_next(&c, &run);
             }
+        }
+        if (busy == 0) {
+            return;
         }
         enum fail_end end;
         struct slot *ended = slots_wait(&end);
-        slot_finish(ended, end, &c);
+        (void)slot_finish(ended, end);
         busy--;
     }
-    fail_case_end(&c);
 }
 
 /* ---- the program ---- */
@@ -513,28 +447,105 @@ static uint32_t thread_count(void)
     return count;
 }
 
+/* The next step, when run_fail.py says so: a line with the ms that it may take. Returns when that
+ * will be over. */
+static uint64_t step_end_ms(void)
+{
+    char line[32];
+    uint64_t ms = options.time_ms;
+    if (options.steps) {
+        if (fgets(line, sizeof(line), stdin) == NULL) {
+            exit(EXIT_FAILURE);
+        }
+        ms = strtoull(line, NULL, 10);
+    }
+    return ms == 0 ? UINT64_MAX / 2 : fail_clock_ms() + ms;
+}
+
+static int cheaper_first(const void *left, const void *right)
+{
+    const struct fail_case *a = left, *b = right;
+    return a->clean_ms != b->clean_ms ? (a->clean_ms < b->clean_ms ? -1 : 1)
+                                      : (a->index < b->index ? -1 : 1);
+}
+
+static void run_pass(struct fail_case *cases, size_t count, enum fail_pass kind, uint64_t end_ms)
+{
+    struct pass pass = {
+        .kind = kind,
+        .end_ms = end_ms,
+        .shares = kind == FAIL_PASS_ERRORS || kind == FAIL_PASS_STRIDES,
+        .cases = cases,
+        .count = count,
+    };
+    pass_run(&pass);
+}
+
+/* After the sites that this program is to try. */
+static void run_more(struct fail_case *cases, size_t count, uint64_t end_ms)
+{
+    run_pass(cases, count, FAIL_PASS_REST, end_ms);
+    run_pass(cases, count, FAIL_PASS_REST, end_ms);
+    run_pass(cases, count, FAIL_PASS_ERRORS, end_ms);
+    run_pass(cases, count, FAIL_PASS_STRIDES, end_ms);
+}
+
+static uint64_t more_end_ms; /* of the last step */
+
+static void run_passes(struct fail_case *cases, size_t count, bool is_fixture)
+{
+    if (fail_options_single(&options) || options.budget_ms == 0) {
+        run_pass(cases, count, fail_options_single(&options) ? FAIL_PASS_ONE : FAIL_PASS_ALL,
+                 UINT64_MAX / 2);
+        return;
+    }
+    if (!is_fixture) {
+        fail_report_measured();
+        run_pass(cases, count, FAIL_PASS_SITES, step_end_ms());
+        fail_report_measured();
+        more_end_ms = step_end_ms();
+    }
+    run_more(cases, count, more_end_ms);
+}
+
+/* Cases [first, end) of the program; its count stands for the fixture. */
+static void run_range(size_t first, size_t end)
+{
+    struct fail_case *cases = calloc(end - first, sizeof(*cases));
+    size_t count = 0;
+    for (size_t at = first; at < end && cases != NULL; at++) {
+        const char *name = at == fail_group.count ? FAIL_FIXTURE : fail_group.tests[at].name;
+        if (fail_options_want(&options, name)) {
+            fail_case_init(&cases[count++], &options, name, at);
+        }
+    }
+    measure(cases, count);
+    if (count > 0) {
+        qsort(cases, count, sizeof(*cases), cheaper_first);
+        run_passes(cases, count, first == fail_group.count);
+    }
+    for (size_t at = 0; at < count; at++) {
+        fail_case_end(&cases[at]);
+    }
+    free(cases);
+}
+
 /* As a case of cmocka's: so an assertion of the group's setup has somewhere to go. */
 static void run_cases(void **state)
 {
-    if (!group.setup_in_child && thread_count() > 1) {
-        group.setup_in_child = true;
+    if (!fail_group.setup_in_child && thread_count() > 1) {
+        fail_group.setup_in_child = true;
         return;
     }
-    group.state = *state;
-    for (size_t at = 0; at < group.count; at++) {
-        the_case = &group.tests[at];
-        if (fail_options_want(&options, the_case->name, at)) {
-            run_case();
-        }
-    }
+    fail_group.state = *state;
+    run_range(0, fail_group.count);
 }
 
 static void run_fixture(void **state)
 {
     (void)state;
-    the_case = NULL;
-    if (group.setup != NULL && fail_options_want(&options, FAIL_FIXTURE, group.count)) {
-        run_case();
+    if (fail_group.setup != NULL) {
+        run_range(fail_group.count, fail_group.count + 1);
     }
 }
 
@@ -543,16 +554,19 @@ int __wrap__cmocka_run_group_tests(const char *name, const struct CMUnitTest *te
 {
     const struct CMUnitTest cases = {.name = name, .test_func = run_cases};
     const struct CMUnitTest fixture = {.name = FAIL_FIXTURE, .test_func = run_fixture};
-    group.tests = tests;
-    group.count = count;
-    group.setup = setup;
-    group.teardown = teardown;
+    fail_group.tests = tests;
+    fail_group.count = count;
+    fail_group.setup = setup;
+    fail_group.teardown = teardown;
     fail_options_read(&options);
+    fail_sites_init(options.common);
+    fail_plan_init();
+    fail_child_init();
     for (uint32_t at = 0; at < options.jobs; at++) {
         slot_init(&slots[at]);
     }
     int failed = __real__cmocka_run_group_tests(name, &cases, 1, setup, teardown);
-    if (failed == 0 && group.setup_in_child) {
+    if (failed == 0 && fail_group.setup_in_child) {
         failed = __real__cmocka_run_group_tests(name, &cases, 1, NULL, NULL);
     }
     failed += __real__cmocka_run_group_tests(name, &fixture, 1, NULL, NULL);

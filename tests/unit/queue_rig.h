@@ -249,6 +249,8 @@ static UNUSED void end(struct fixture *f)
         (void)!mailbox_take_all(&f->workers[at].mailbox);
         f->workers[at].first = NULL;
     }
+    (void)!mailbox_take_all(&f->main.mailbox);
+    f->main.first = NULL;
     store_reader_free(&f->reader);
     queue_free(&f->queue);
     store_close(&f->store);

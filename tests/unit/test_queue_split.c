@@ -188,6 +188,12 @@ static void test_the_rest_stays_together(void **state)
 
 /* ---- no room ---- */
 
+static void finding_print(void *ctx, const char *finding)
+{
+    (void)ctx;
+    print_error("finding: %s\n", finding);
+}
+
 /* What a start finds: sound, with so many messages, and nothing to discard. */
 static void assert_nothing_half(struct fixture *f, uint64_t messages)
 {
@@ -196,7 +202,8 @@ static void assert_nothing_half(struct fixture *f, uint64_t messages)
         .directory = f->directory, .queue_bytes_max = 512 * MIB, .readers_max = 8};
     struct store_report report;
     struct store_check check;
-    assert_int_equal(store_check(f->directory, NULL, NULL, NULL, NULL, &check, &report), ERR_OK);
+    assert_int_equal(store_check(f->directory, finding_print, NULL, NULL, NULL, &check, &report),
+                     ERR_OK);
     assert_int_equal(check.findings, 0);
     assert_int_equal(store_open(&f->store, &config, &report), ERR_OK);
     assert_int_equal(report.discarded, 0);
