@@ -138,10 +138,10 @@ static void slot_tidy(struct slot *slot)
 {
     struct fail_shared *s = slot->shared;
     uint32_t count = atomic_load(&s->directory_count);
+    (void)kill(-slot->pid, SIGKILL); /* what it forked and left, and may still write there */
     for (uint32_t at = 0; at < count && at < FAIL_DIRECTORIES_MAX; at++) {
         (void)nftw(s->directories[at], remove_one, 16, FTW_DEPTH | FTW_PHYS);
     }
-    (void)kill(-slot->pid, SIGKILL); /* what it forked and left */
     close(slot->pidfd);
     slot->pid = 0;
 }
