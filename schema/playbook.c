@@ -82,30 +82,11 @@ const struct playbook_reply *playbook_reply_at(size_t index)
     return index < sizeof replies / sizeof replies[0] ? &replies[index] : NULL;
 }
 
-/* One field of an enhanced code and the dot or blank behind it. */
-static bool take_field(struct slice *text, uint16_t *out)
-{
-    size_t digits = 0;
-    uint32_t number = 0;
-    while (digits < text->len && digits < 3 && text->data[digits] >= '0' &&
-           text->data[digits] <= '9') {
-        number = number * 10 + (uint32_t)(text->data[digits++] - '0');
-    }
-    *text = slice_tail(*text, digits + 1);
-    *out = (uint16_t)number;
-    return digits > 0;
-}
-
 struct playbook_words playbook_words(enum playbook_provider provider, enum outcome outcome,
                                      uint16_t code, struct slice text)
 {
     uint16_t enhanced[3] = {0};
-    struct slice rest = text;
-    bool whole = take_field(&rest, &enhanced[0]) && take_field(&rest, &enhanced[1]) &&
-                 take_field(&rest, &enhanced[2]);
-    if (!whole || enhanced[0] != code / 100) {
-        memset(enhanced, 0, sizeof enhanced);
-    }
+    (void)reply_enhanced_read(text, code, enhanced);
     const struct playbook_reply *row = playbook_reply(provider, PLAYBOOK_ANY, code, enhanced, text);
     const struct outcome_row *general = outcome_row(outcome);
     if (row != NULL && row->outcome == outcome) {

@@ -32,6 +32,49 @@ bool reply_enhanced_matches(const char *pattern, const uint16_t enhanced[3])
     return enhanced[0] != 0;
 }
 
+/* One to three digits off the head of *text. */
+static bool take_number(struct slice *text, uint16_t *out_value)
+{
+    uint16_t value = 0;
+    size_t count = 0;
+    while (count < 3 && count < text->len && text->data[count] >= '0' && text->data[count] <= '9') {
+        value = (uint16_t)(value * 10 + (text->data[count] - '0'));
+        count++;
+    }
+    if (count == 0) {
+        return false;
+    }
+    *text = slice_tail(*text, count);
+    *out_value = value;
+    return true;
+}
+
+static bool take_dot(struct slice *text)
+{
+    if (text->len == 0 || text->data[0] != '.') {
+        return false;
+    }
+    *text = slice_tail(*text, 1);
+    return true;
+}
+
+bool reply_enhanced_read(struct slice text, uint16_t code, uint16_t out_enhanced[3])
+{
+    uint16_t class = 0;
+    uint16_t subject = 0;
+    uint16_t detail = 0;
+    bool found = take_number(&text, &class) && take_dot(&text) && take_number(&text, &subject) &&
+                 take_dot(&text) && take_number(&text, &detail) &&
+                 (text.len == 0 || text.data[0] == ' ' || text.data[0] == '\n');
+    if (!found || class != code / 100 || class == 3) {
+        return false;
+    }
+    out_enhanced[0] = class;
+    out_enhanced[1] = subject;
+    out_enhanced[2] = detail;
+    return true;
+}
+
 static bool is_word_byte(uint8_t byte)
 {
     uint8_t lower = ascii_lower(byte);

@@ -12,6 +12,8 @@
  */
 #include "daemon/proto/smtp_reply.h"
 
+#include "schema/reply_pattern.h"
+
 #include "daemon/base/num.h"
 
 #define CODE_BYTES 3
@@ -75,54 +77,6 @@ static bool head_is_well(struct slice line)
     return line.data[CODE_BYTES] == ' ' || line.data[CODE_BYTES] == '-';
 }
 
-/* One to three digits off the head of *text. */
-static bool take_number(struct slice *text, uint16_t *out_value)
-{
-    uint16_t value = 0;
-    size_t count = 0;
-    while (count < 3 && count < text->len && is_digit(text->data[count])) {
-        value = (uint16_t)(value * 10 + (text->data[count] - '0'));
-        count++;
-    }
-    if (count == 0) {
-        return false;
-    }
-    *text = slice_tail(*text, count);
-    *out_value = value;
-    return true;
-}
-
-static bool take_dot(struct slice *text)
-{
-    if (text->len == 0 || text->data[0] != '.') {
-        return false;
-    }
-    *text = slice_tail(*text, 1);
-    return true;
-}
-
-/*
- * The enhanced code at the head of the text. One whose class is not the basic code's first digit
- * says nothing: the basic code decides. Subject and detail have up to three digits (RFC 3463 2),
- * and large ones are in use ("5.7.708").
- */
-static void find_enhanced(struct smtp_reply *reply)
-{
-    struct slice rest = reply->text;
-    uint16_t class = 0;
-    uint16_t subject = 0;
-    uint16_t detail = 0;
-    bool found = take_number(&rest, &class) && take_dot(&rest) && take_number(&rest, &subject) &&
-                 take_dot(&rest) && take_number(&rest, &detail) &&
-                 (rest.len == 0 || rest.data[0] == ' ' || rest.data[0] == '\n');
-    if (!found || class != reply->code / 100 || class == 3) {
-        return;
-    }
-    reply->enhanced[0] = class;
-    reply->enhanced[1] = subject;
-    reply->enhanced[2] = detail;
-}
-
 /* The first line is cut where it must be; a later one that does not fit is dropped, and all behind
  * it: half an EHLO line ("SIZE 35" of "SIZE 35882577") would be a wrong one. */
 static void keep_text(struct smtp_reply_parser *p, struct slice text)
@@ -161,7 +115,7 @@ static void finish_line(struct smtp_reply_parser *p)
     buf_reset(&p->line);
     if (!more) {
         p->reply.text = buf_slice(&p->text);
-        find_enhanced(&p->reply);
+        (void)reply_enhanced_read(p->reply.text, code, p->reply.enhanced);
         p->state = SMTP_REPLY_STATE_READY;
     }
 }
