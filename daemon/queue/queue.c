@@ -304,19 +304,11 @@ static bool wait_for_company(struct queue *q)
     return wait_us > 0 && bell_wait(q, &timeout);
 }
 
-/* What it meets beside a store that cannot be written can wait. */
-static void note_failure(struct queue *q, enum err err)
-{
-    if (err != ERR_OK && err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
-        queue_store_has_failed(q, err);
-    }
-}
-
 void *queue_run(void *queue)
 {
     struct queue *q = queue;
     queue_recall(q);
-    note_failure(q, queue_adopt_strays(q));
+    queue_note_failure(q, queue_adopt_strays(q));
     queue_refill(q);
     while (!q->stopping) {
         queue_clock_read(q);
@@ -340,7 +332,7 @@ void *queue_run(void *queue)
             queue_carry_end(q);
         }
         if (!q->store_failed && !q->stopping) {
-            note_failure(q, queue_upkeep(q));
+            queue_note_failure(q, queue_upkeep(q));
         }
         if (!q->store_failed && !q->stopping) {
             queue_refill(q);
@@ -353,7 +345,7 @@ void *queue_run(void *queue)
     }
     queue_carry_end(q);
     if (!q->store_failed) {
-        note_failure(q, queue_remember(q));
+        queue_note_failure(q, queue_remember(q));
     }
     return NULL;
 }

@@ -331,6 +331,8 @@ struct queue_upstream *queue_home(struct queue *q, const struct record_state *st
 /* Who stands in for whom from now on; said in the log. Each round, before anything is handed out.
  */
 void queue_stand_ins(struct queue *q);
+/* The first in the file of a set of upstreams (carriers, peers, spares); NULL: it is empty. */
+const struct queue_upstream *queue_first_of(const struct queue *q, uint32_t set);
 /* Do by's connections take u's entries? Its own always. */
 bool queue_carries(const struct queue *q, const struct queue_upstream *by,
                    const struct queue_upstream *u);
@@ -373,6 +375,8 @@ void queue_answer_failed(struct queue *q, struct flow_msg *msg, enum err err);
 void queue_take_unsettled(struct queue *q);
 /* The store can be written no more: everybody is told, main ends the process. Invariant 21. */
 void queue_store_has_failed(struct queue *q, enum err err);
+/* The same if that is what err says; no room, no memory and damage to a record can wait. */
+void queue_note_failure(struct queue *q, enum err err);
 
 /* A transaction of the queue thread's own, outside a batch. End: aborts when err is not ERR_OK;
  * else commits, and lets the effects and what became due count. Returns what came of it. */

@@ -143,7 +143,7 @@ static uint32_t carriers_of(const struct queue *q, const struct queue_upstream *
     return peers != 0 ? peers : spares & (~spares + 1); /* the lowest bit: file order */
 }
 
-static const struct queue_upstream *first_of(const struct queue *q, uint32_t set)
+const struct queue_upstream *queue_first_of(const struct queue *q, uint32_t set)
 {
     return set == 0 ? NULL : &q->upstreams[__builtin_ctz(set)];
 }
@@ -174,10 +174,10 @@ void queue_stand_ins(struct queue *q)
 {
     for (uint32_t at = 0; at < q->upstream_count; at++) {
         struct queue_upstream *u = &q->upstreams[at];
-        const struct queue_upstream *before = first_of(q, u->carriers);
+        const struct queue_upstream *before = queue_first_of(q, u->carriers);
         u->carriers = carriers_of(q, u);
         sched_stand_in(&u->sched, u->carriers != 0, q->now_ms);
-        const struct queue_upstream *now = first_of(q, u->carriers);
+        const struct queue_upstream *now = queue_first_of(q, u->carriers);
         if (now == before) {
             continue;
         }

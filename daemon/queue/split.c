@@ -173,9 +173,7 @@ static void copy_first(struct queue *q)
         queue_batch_add(q, &s->intake->msg);
         return;
     }
-    if (err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
-        queue_store_has_failed(q, err);
-    }
+    queue_note_failure(q, err);
     metric_add(q->with.metrics, METRIC_STORE_REFUSALS, err == ERR_FULL);
     queue_answer_failed(q, &s->intake->msg, err);
 }

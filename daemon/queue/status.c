@@ -42,10 +42,8 @@ static void fill_upstream(const struct queue *q, const struct queue_upstream *u,
     out->outcome = u->sched.reason;
     out->marked_ms = u->sched.marked_ms;
     out->next_probe_ms = u->sched.probe_ms;
-    for (uint32_t at = q->upstream_count; at > 0; at--) {
-        bool carries = (u->carriers & 1u << (at - 1)) != 0;
-        out->stand_in = carries ? (uint16_t)at : out->stand_in; /* the first of them */
-    }
+    const struct queue_upstream *by = queue_first_of(q, u->carriers);
+    out->stand_in = by == NULL ? 0 : (uint16_t)(by - q->upstreams + 1);
     out->connections = u->sched.connections - u->sched.opening;
     for (uint32_t index = 0; index < u->link_count; index++) {
         out->busy += u->links[index].out > 0;

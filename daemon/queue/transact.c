@@ -135,9 +135,7 @@ void queue_carry_end(struct queue *q)
     }
     nothing_done(q);
     enum err err = commit(q);
-    if (err != ERR_OK && err != ERR_FULL && err != ERR_NO_MEMORY) {
-        queue_store_has_failed(q, err);
-    }
+    queue_note_failure(q, err);
 }
 
 static void answer(struct queue *q, struct flow_msg *msg, enum err err)
@@ -187,6 +185,18 @@ void queue_store_has_failed(struct queue *q, enum err err)
     log_end(&line);
     q->failed_msg.kind = FLOW_DRAINED;
     mailbox_send(q->with.main, &q->failed_msg);
+}
+
+static bool may_wait(enum err err)
+{
+    return err == ERR_FULL || err == ERR_NO_MEMORY || err == ERR_DAMAGED;
+}
+
+void queue_note_failure(struct queue *q, enum err err)
+{
+    if (err != ERR_OK && !may_wait(err)) {
+        queue_store_has_failed(q, err);
+    }
 }
 
 /* What the sched knew of edited messages is out of date. */
@@ -291,9 +301,7 @@ static void transact_singly(struct queue *q)
             answer(q, q->batch[index], err);
             continue;
         }
-        if (err != ERR_FULL && err != ERR_NO_MEMORY && err != ERR_DAMAGED) {
-            queue_store_has_failed(q, err);
-        }
+        queue_note_failure(q, err);
         queue_answer_failed(q, q->batch[index], err);
     }
 }
@@ -308,7 +316,7 @@ void queue_batch_commit(struct queue *q)
     q->company16 += q->batch_intakes - q->company16 / 16;
     q->batch_intakes = 0;
     enum err err = transact(q, q->batch, q->batch_count, true);
-    if (err == ERR_FULL || err == ERR_NO_MEMORY || err == ERR_DAMAGED) {
+    if (may_wait(err)) {
         transact_singly(q);
         q->batch_count = 0;
         return;
