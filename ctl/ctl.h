@@ -169,6 +169,10 @@ void ctl_say_words(FILE *to, struct slice text);
 void ctl_say_fact(const struct ctl *c, const char *label, struct slice text);
 /* The same for text from a peer. */
 void ctl_say_fact_escaped(const struct ctl *c, const char *label, struct slice text);
+/* That of an object's member; nothing where it is empty or not there. */
+void ctl_say_member(const struct ctl *c, const char *label, const json_t *object, const char *key);
+/* "535 5.7.8 authentication failed", of an object's members code and text: the upstream's words. */
+void ctl_say_reply(const struct ctl *c, const char *label, const json_t *object);
 /* Wrapped, every line with so many blanks in front. */
 void ctl_say_wrapped(const struct ctl *c, size_t indent, struct slice text);
 

@@ -271,6 +271,28 @@ void ctl_say_fact_escaped(const struct ctl *c, const char *label, struct slice t
     say_fact(c, label, text, text_put_escaped);
 }
 
+void ctl_say_member(const struct ctl *c, const char *label, const json_t *object, const char *key)
+{
+    struct slice text = ctl_json_text(object, key);
+    if (text.len > 0) {
+        ctl_say_fact_escaped(c, label, text);
+    }
+}
+
+void ctl_say_reply(const struct ctl *c, const char *label, const json_t *object)
+{
+    char text[SMTP_REPLY_TEXT_BYTES_MAX + 32];
+    struct buf b;
+    buf_init(&b, text, sizeof text);
+    if (ctl_json_u64(object, "code") > 0) {
+        buf_printf(&b, "%llu ", (unsigned long long)ctl_json_u64(object, "code"));
+    }
+    buf_put(&b, slice_head(ctl_json_text(object, "text"), SMTP_REPLY_TEXT_BYTES_MAX));
+    if (b.len > 0) {
+        ctl_say_fact_escaped(c, label, buf_slice(&b));
+    }
+}
+
 void ctl_say_wrapped(const struct ctl *c, size_t indent, struct slice text)
 {
     printf("%*s", (int)indent, "");

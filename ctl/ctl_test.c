@@ -27,20 +27,12 @@ static void print_transcript(const struct ctl *c, const json_t *transcript)
     }
 }
 
-static void say_part(const struct ctl *c, const char *label, const json_t *result, const char *key)
-{
-    struct slice text = ctl_json_text(result, key);
-    if (text.len > 0) {
-        ctl_say_fact_escaped(c, label, text);
-    }
-}
-
 static void print_connection(const struct ctl *c, const json_t *result)
 {
-    say_part(c, "Host", result, "host");
-    say_part(c, "Address", result, "peer");
-    say_part(c, "TLS", result, "tls");
-    say_part(c, "Login by", result, "mechanism");
+    ctl_say_member(c, "Host", result, "host");
+    ctl_say_member(c, "Address", result, "peer");
+    ctl_say_member(c, "TLS", result, "tls");
+    ctl_say_member(c, "Login by", result, "mechanism");
 }
 
 static void print_verdict(const struct ctl *c, const json_t *result)
@@ -63,16 +55,7 @@ static void print_verdict(const struct ctl *c, const json_t *result)
     if (good) {
         return;
     }
-    char text[1100];
-    struct buf b;
-    buf_init(&b, text, sizeof text);
-    if (ctl_json_u64(result, "code") > 0) {
-        buf_printf(&b, "%llu ", (unsigned long long)ctl_json_u64(result, "code"));
-    }
-    buf_put(&b, slice_head(ctl_json_text(result, "text"), SMTP_REPLY_TEXT_BYTES_MAX));
-    if (b.len > 0) {
-        ctl_say_fact_escaped(c, "Answer", buf_slice(&b));
-    }
+    ctl_say_reply(c, "Answer", result);
     ctl_say_fact(c, "Cause", ctl_json_text(result, "sentence"));
     struct slice hint = ctl_json_text(result, "hint");
     ctl_say_fact(c, "What to do", hint.len > 0 ? hint : SLICE("wait, then: tasukictl test"));

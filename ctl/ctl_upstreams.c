@@ -8,8 +8,6 @@
 #include "daemon/base/when.h"
 #include "schema/playbook.h"
 
-#define LINE_BYTES 1100
-
 static bool is_marked(const json_t *u)
 {
     return slice_equal(ctl_json_text(u, "state"), SLICE("marked"));
@@ -47,21 +45,6 @@ void ctl_upstream_say_head(const struct ctl *c, const json_t *u)
     printf("%s\n", ctl_colour_off(c, state_colour(u)));
 }
 
-/* "535 5.7.8 authentication failed": the upstream's own words. */
-static void say_answer(const struct ctl *c, const json_t *u)
-{
-    char text[LINE_BYTES];
-    struct buf b;
-    buf_init(&b, text, sizeof text);
-    if (ctl_json_u64(u, "code") > 0) {
-        buf_printf(&b, "%llu ", (unsigned long long)ctl_json_u64(u, "code"));
-    }
-    buf_put(&b, slice_head(ctl_json_text(u, "text"), 1024));
-    if (b.len > 0) {
-        ctl_say_fact_escaped(c, "", buf_slice(&b));
-    }
-}
-
 void ctl_upstream_say_trouble(const struct ctl *c, const json_t *u, uint64_t now_ms)
 {
     char text[700];
@@ -81,7 +64,7 @@ void ctl_upstream_say_trouble(const struct ctl *c, const json_t *u, uint64_t now
         ctl_put_relative(&b, at_ms > now_ms ? at_ms : now_ms, now_ms, false);
     }
     ctl_say_fact(c, "", buf_slice(&b));
-    say_answer(c, u);
+    ctl_say_reply(c, "", u);
 }
 
 void ctl_upstream_say_use(const struct ctl *c, const char *label, const char *before,
@@ -142,14 +125,6 @@ static void say_host(const struct ctl *c, const json_t *u)
         buf_printf(&b, " (%.100s)", row->title);
     }
     ctl_say_fact_escaped(c, "Host", buf_slice(&b));
-}
-
-static void say_text(const struct ctl *c, const char *label, const json_t *u, const char *key)
-{
-    struct slice text = ctl_json_text(u, key);
-    if (text.len > 0) {
-        ctl_say_fact_escaped(c, label, text);
-    }
 }
 
 /* What is in force; and what was learnt, as long as that is believed. */
@@ -273,9 +248,9 @@ static void print_one(const struct ctl *c, const json_t *u, uint64_t now_ms)
     buf_init(&b, text, sizeof text);
     put_connections(&b, u);
     ctl_say_fact(c, "Open", buf_slice(&b));
-    say_text(c, "Address", u, "peer");
-    say_text(c, "TLS", u, "tls");
-    say_text(c, "Login by", u, "mechanism");
+    ctl_say_member(c, "Address", u, "peer");
+    ctl_say_member(c, "TLS", u, "tls");
+    ctl_say_member(c, "Login by", u, "mechanism");
     say_pipelining(c, u, now_ms);
     say_pace(c, u, now_ms);
     say_rates(c, u, now_ms);
