@@ -2,6 +2,8 @@
  * The configuration: what each file becomes, or what is said about it, word for word. Rows C1, C2,
  * C4 to C7 and C12 of the hostile inputs.
  */
+#include "tests/unit/config_rig.h"
+
 #include "daemon/base/text.h"
 #include "daemon/config/config_private.h"
 
@@ -17,47 +19,6 @@
 
 /* Two lines, so that no test depends on this box's name; what is judged begins in line 3. */
 #define HEAD "hostname = relay.example.jp\nupstream = [r.example.jp]:587\n"
-/* For files that bring their own upstream: it begins in line 2. */
-#define NAMED "hostname = relay.example.jp\n"
-
-static struct config_errors errors;
-static char shown[32768];
-
-static struct config *parse(struct slice text)
-{
-    struct config *config = NULL;
-    enum err err = config_parse(&config, "f", text, false, &errors);
-    struct buf to;
-    buf_init(&to, shown, sizeof shown - 1);
-    for (uint32_t index = 0; index < errors.count; index++) {
-        config_error_put(&to, "f", &errors.items[index]);
-    }
-    shown[to.len] = '\0';
-    assert_true((err == ERR_OK) == (config != NULL));
-    assert_true((err == ERR_OK) == (errors.count == 0));
-    return config;
-}
-
-static struct config *parse_well(const char *text)
-{
-    struct config *config = parse(slice_from_str(text));
-    if (config == NULL) {
-        fail_msg("%s\n%s", text, shown);
-    }
-    return config;
-}
-
-static void expect_refused(const char *text, const char *expected)
-{
-    struct config *config = parse(slice_from_str(text));
-    if (config != NULL) {
-        fail_msg("taken, but it should not be:\n%s", text);
-    }
-    if (strcmp(shown, expected) != 0) {
-        print_error("%s\n", text);
-    }
-    assert_string_equal(shown, expected);
-}
 
 /* ---- values ---- */
 

@@ -2,6 +2,8 @@
  * `use`: what each text becomes, which mail it fits, and what is said about one that makes no
  * sense, alone or together with the other upstreams, word for word.
  */
+#include "tests/unit/config_rig.h"
+
 #include "daemon/config/config_private.h"
 
 #include <setjmp.h>
@@ -11,48 +13,9 @@
 
 #include <cmocka.h>
 
-#define NAMED  "hostname = relay.example.jp\n"
 #define UP(n)  "[upstream " n "]\nhost = [" n ".example.jp]:587\n"
 #define REST   UP("rest")
 #define USE(u) "use = " u "\n"
-
-static struct config_errors errors;
-static char shown[8192];
-
-static struct config *parse(const char *text)
-{
-    struct config *config = NULL;
-    enum err err = config_parse(&config, "f", slice_from_str(text), false, &errors);
-    struct buf to;
-    buf_init(&to, shown, sizeof shown - 1);
-    for (uint32_t index = 0; index < errors.count; index++) {
-        config_error_put(&to, "f", &errors.items[index]);
-    }
-    shown[to.len] = '\0';
-    assert_true((err == ERR_OK) == (config != NULL));
-    return config;
-}
-
-static struct config *parse_well(const char *text)
-{
-    struct config *config = parse(text);
-    if (config == NULL) {
-        fail_msg("%s\n%s", text, shown);
-    }
-    return config;
-}
-
-static void expect_refused(const char *text, const char *expected)
-{
-    struct config *config = parse(text);
-    if (config != NULL) {
-        fail_msg("taken, but it should not be:\n%s", text);
-    }
-    if (strcmp(shown, expected) != 0) {
-        print_error("%s\n", text);
-    }
-    assert_string_equal(shown, expected);
-}
 
 /* ---- one ---- */
 
@@ -146,7 +109,7 @@ static void bounds(void **state)
             buf_printf(&to, " sender:%u@b", (unsigned)at);
         }
         text[to.len] = '\0';
-        struct config *c = parse(text);
+        struct config *c = parse(slice_from_str(text));
         assert_int_equal(c != NULL, count == CONFIG_USE_TERMS_MAX);
         assert_true(c != NULL ||
                     strstr(shown, "an upstream may have 32 terms of 2048 bytes") != NULL);
@@ -155,7 +118,7 @@ static void bounds(void **state)
     for (int bytes = SMTP_PATH_BYTES_MAX; bytes <= SMTP_PATH_BYTES_MAX + 1; bytes++) {
         snprintf(text, sizeof text, NAMED REST UP("other") "use = for sender:%0*d@b\n", bytes - 2,
                  0);
-        struct config *c = parse(text);
+        struct config *c = parse(slice_from_str(text));
         assert_int_equal(c != NULL, bytes == SMTP_PATH_BYTES_MAX);
         assert_true(c != NULL || strstr(shown, "is longer than an address can be") != NULL);
         config_free(&c);
