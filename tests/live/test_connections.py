@@ -38,8 +38,10 @@ def reasons_of_ends(daemon, count):
 
 
 def send_and_close(daemon, number):
-    """One message over a connection of its own: the last one has ended before."""
+    """One message over a connection of its own: the last one has ended before, and two spans of
+    200 ms have gone by, so that the mail is not regular and no warm connection waits for it."""
     wait_until(lambda: daemon.upstream()["connections"] == 0, what=daemon.log)
+    time.sleep(0.3)
     daemon.send(to="n%d@example.test" % number)
     delivered(daemon, number + 1)
 

@@ -19,8 +19,10 @@
 
 #include <fcntl.h>
 #include <ftw.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -509,6 +511,68 @@ static inline void file_copy(const char *from, const char *to)
     assert_int_equal(got, 0);
     close(in);
     close(out);
+}
+
+/*
+ * ---- a child that reads while this process writes ----
+ *
+ * The child waits for the writer at its start, and again whenever it says how far it is: the two
+ * are at work at the same time on the slowest machine, too.
+ */
+
+#define BESIDE_WAIT_MS 30000
+
+struct beside {
+    void *page;                /* shared by both */
+    _Atomic uint64_t *commits; /* in it */
+    uint64_t seen;             /* the child's */
+};
+
+static inline void beside_init(struct beside *b)
+{
+    void *page =
+        mmap(NULL, sizeof *b->commits, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(page != MAP_FAILED);
+    *b = (struct beside){.page = page, .commits = page};
+}
+
+/* A store_progress_fn: false, when the writer has done nothing for very long. */
+static inline bool beside_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    struct beside *b = ctx;
+    (void)done;
+    (void)total;
+    for (int ms = 0; atomic_load(b->commits) == b->seen; ms++) {
+        if (ms == BESIDE_WAIT_MS) {
+            return false;
+        }
+        usleep(1000);
+    }
+    b->seen = atomic_load(b->commits);
+    return true;
+}
+
+/* Mail n, n + 1, ... comes and leaves until the child has ended well; how many did. */
+static inline uint64_t beside_write(struct fixture *f, struct beside *b, pid_t child, uint64_t n)
+{
+    uint64_t count = 0;
+    int status = 0;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        struct want want = want_of(n);
+        begin(f);
+        message_add(f, &want);
+        commit(f);
+        begin(f);
+        message_leave(f, n, n % 2 == 0);
+        commit(f);
+        atomic_fetch_add(b->commits, 1);
+        n++;
+        count++;
+    }
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    munmap(b->page, sizeof *b->commits);
+    return count;
 }
 
 /*

@@ -124,45 +124,39 @@ static void test_backup_restores_into_an_empty_directory(void **state)
     restore_and_compare(f, path, &before);
 }
 
-static int child_backs_up(struct fixture *f)
+static int backs_up(struct fixture *f, struct beside *b)
 {
     char path[160];
     backup_path(f, path);
-    enum err err = store_backup(f->directory, path, NULL, NULL, &f->report);
+    enum err err =
+        store_backup(f->directory, path, b != NULL ? beside_progress : NULL, b, &f->report);
     if (err != ERR_OK) {
         print_error("%s\n", f->report.problem);
     }
     return (int)err;
 }
 
+static int child_backs_up(struct fixture *f)
+{
+    return backs_up(f, NULL);
+}
+
 static void test_backup_beside_a_writer_at_work(void **state)
 {
     struct fixture *f = *state;
+    struct beside b;
     char path[160];
-    int status = 0;
     backup_path(f, path);
     queue_open(f);
     queue_fill(f, MESSAGES);
+    beside_init(&b);
     fflush(NULL);
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        _exit(child_backs_up(f));
+        _exit(beside_progress(&b, 0, 0) ? backs_up(f, &b) : 1);
     }
-    uint64_t n = MESSAGES + 1;
-    while (waitpid(pid, &status, WNOHANG) == 0) {
-        struct want want = want_of(n);
-        begin(f);
-        message_add(f, &want);
-        commit(f);
-        begin(f);
-        message_leave(f, n, n % 2 == 0);
-        commit(f);
-        n++;
-    }
-    assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), ERR_OK);
-    assert_true(n > MESSAGES + 5);
+    assert_true(beside_write(f, &b, pid, MESSAGES + 1) >= 5);
     queue_close(f);
     snprintf(f->directory, sizeof f->directory, "%s/other", f->root);
     assert_int_equal(mkdir(f->directory, 0700), 0);
