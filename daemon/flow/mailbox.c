@@ -54,6 +54,11 @@ void mailbox_send_list(struct mailbox *box, struct flow_msg *first)
     }
 }
 
+bool mailbox_is_empty(const struct mailbox *box)
+{
+    return atomic_load_explicit(&box->newest, memory_order_relaxed) == NULL;
+}
+
 struct flow_msg *mailbox_take_all(struct mailbox *box)
 {
     struct flow_msg *newest = atomic_exchange_explicit(&box->newest, NULL, memory_order_acquire);

@@ -42,5 +42,7 @@ void mailbox_send_list(struct mailbox *box, struct flow_msg *first);
 
 /* The receiver's: everything sent so far, oldest first, linked by next; NULL when empty. */
 MUST_CHECK struct flow_msg *mailbox_take_all(struct mailbox *box);
+/* The receiver's: a look without taking. */
+bool mailbox_is_empty(const struct mailbox *box);
 
 #endif

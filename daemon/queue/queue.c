@@ -291,15 +291,30 @@ static void wait_for_work(struct queue *q)
     } else if (wake_ms - q->now_ms < 60000) {
         timeout_ms = (int)(wake_ms - q->now_ms) + 1;
     }
+    if (timeout_ms > 0 && mailbox_is_empty(&q->mailbox)) {
+        queue_company_slept(&q->company);
+    }
     const struct timespec timeout = {.tv_sec = timeout_ms / 1000,
                                      .tv_nsec = timeout_ms % 1000 * 1000000L};
     (void)bell_wait(q, &timeout);
 }
 
+static bool delivers(const struct queue *q)
+{
+    bool any = false;
+    for (uint32_t at = 0; at < q->upstream_count && !any; at++) {
+        any = q->upstreams[at].leased > 0;
+    }
+    return any;
+}
+
 /* False: nobody has come, and the batch need not wait any longer. */
 static bool wait_for_company(struct queue *q)
 {
-    uint64_t wait_us = queue_batch_company_us(q);
+    if (q->stopping || q->store_failed) {
+        return false;
+    }
+    uint64_t wait_us = queue_company_wait_us(&q->company, queue_clock_us(), delivers(q));
     const struct timespec timeout = {.tv_nsec = (long)wait_us * 1000};
     return wait_us > 0 && bell_wait(q, &timeout);
 }

@@ -35,12 +35,7 @@
  * commit, and so many of them: nobody waits for theirs. */
 #define QUEUE_RIDE_RECENT_MS 50
 #define QUEUE_RIDE_MS_MAX    10
-#define QUEUE_RIDE_JOBS_MAX  QUEUE_WINDOW
-
-/* Messages that come in wait for each other: so long at most, until 16 / QUEUE_COMPANY_SHARE of the
- * usual number are there. */
-#define QUEUE_COMPANY_US_MAX 2000
-#define QUEUE_COMPANY_SHARE  20
+#define QUEUE_RIDE_JOBS_MAX  (3 * QUEUE_WINDOW)
 
 /* What is made here: its device in the counts, and room for its records. */
 #define QUEUE_OWN_DEVICE         "tasuki"
@@ -140,6 +135,16 @@ struct queue_due {
     struct sched_item item;
 };
 
+/* Who is waiting for a commit, and who may yet come; company.c. */
+struct queue_company {
+    uint32_t waiting;   /* messages that have come in since the last commit */
+    uint32_t before;    /* those of the last one, until it is seen who came during it */
+    uint32_t clients16; /* clients at once, smoothed: the sum of about 16 commits */
+    uint64_t since_us;  /* monotonic: when the first of waiting came */
+    uint64_t commit_us; /* how long the last commit took */
+    bool slept;         /* nobody was there after it: whoever comes may have been in it */
+};
+
 /* What a transaction brings about beside the store: counted when it has committed, since it may be
  * done twice. */
 struct queue_effects {
@@ -175,13 +180,10 @@ struct queue {
     uint64_t batch_since_ms; /* when the first of it came */
     bool batch_urgent;       /* somebody waits for its commit */
     uint64_t intake_ms;      /* when somebody last did */
-    uint32_t batch_intakes;  /* messages in it that come in */
-    uint32_t company16;      /* of those in a commit, smoothed, in sixteenths */
-    uint64_t batch_since_us; /* monotonic: when the first of them came */
-    uint64_t commit_us;      /* how long the last commit took */
-    uint32_t batch_due;      /* entries of due that it may need, at most */
-    size_t batch_bytes;      /* of pieces in it */
-    bool carrying;           /* a transaction is open that holds pieces alone, already answered */
+    struct queue_company company;
+    uint32_t batch_due; /* entries of due that it may need, at most */
+    size_t batch_bytes; /* of pieces in it */
+    bool carrying;      /* a transaction is open that holds pieces alone, already answered */
     size_t carried_bytes;
     uint64_t carry_until_ms;
     uint32_t intake_epoch;      /* moves when such a transaction came to nothing */
@@ -365,8 +367,14 @@ void queue_batch_commit(struct queue *q);
 /* Whether it may wait for company, and until when. */
 bool queue_batch_rides(const struct queue *q);
 uint64_t queue_batch_wake_ms(const struct queue *q);
-/* How much longer it may wait for more of its kind, in us; 0: no longer. */
-uint64_t queue_batch_company_us(const struct queue *q);
+/*
+ * company.c: all but the last only count. Its result: how much longer what has come in may wait for
+ * more, in us; 0: no longer. busy: deliveries are under way.
+ */
+void queue_company_came(struct queue_company *c, uint64_t now_us);
+void queue_company_committed(struct queue_company *c);
+void queue_company_slept(struct queue_company *c);
+MUST_CHECK uint64_t queue_company_wait_us(struct queue_company *c, uint64_t now_us, bool busy);
 /* Commits what is carried, if anything is: before any other transaction, or a look at the index. */
 void queue_carry_end(struct queue *q);
 /* It failed with err and is answered, or tried again later; what was appended for it goes. */

@@ -62,8 +62,8 @@ static enum err commit(struct queue *q)
     uint64_t before_us = queue_clock_us();
     enum err err = store_commit(q->with.store);
     metric_add(q->with.metrics, METRIC_COMMITS, 1);
-    q->commit_us = queue_clock_us() - before_us;
-    metric_add(q->with.metrics, METRIC_COMMIT_US, q->commit_us);
+    q->company.commit_us = queue_clock_us() - before_us;
+    metric_add(q->with.metrics, METRIC_COMMIT_US, q->company.commit_us);
     if (err != ERR_OK) {
         carried_lost(q, err);
     }
@@ -313,8 +313,7 @@ void queue_batch_commit(struct queue *q)
     }
     q->batch_bytes = q->batch_due = 0;
     q->batch_urgent = false;
-    q->company16 += q->batch_intakes - q->company16 / 16;
-    q->batch_intakes = 0;
+    queue_company_committed(&q->company);
     enum err err = transact(q, q->batch, q->batch_count, true);
     if (may_wait(err)) {
         transact_singly(q);
@@ -349,22 +348,6 @@ uint64_t queue_batch_wake_ms(const struct queue *q)
     return q->batch_count == 0 ? UINT64_MAX : q->batch_since_ms + QUEUE_RIDE_MS_MAX;
 }
 
-/*
- * Clients who were answered together come again at about the same time, one a little before the
- * other. The first does not go alone when more were in the last commits: it waits for the others,
- * for as long as a commit takes at most.
- */
-uint64_t queue_batch_company_us(const struct queue *q)
-{
-    bool few = q->batch_intakes > 0 && q->batch_intakes * QUEUE_COMPANY_SHARE < q->company16;
-    if (!few || q->stopping || q->store_failed) {
-        return 0;
-    }
-    uint64_t until_us = q->batch_since_us + u64_min(q->commit_us, QUEUE_COMPANY_US_MAX);
-    uint64_t now_us = queue_clock_us();
-    return until_us > now_us ? until_us - now_us : 0;
-}
-
 void queue_batch_add(struct queue *q, struct flow_msg *msg)
 {
     if (q->batch_count == 0) {
@@ -376,9 +359,7 @@ void queue_batch_add(struct queue *q, struct flow_msg *msg)
     }
     if (msg->kind == FLOW_INTAKE &&
         FLOW_FROM(msg, struct flow_intake)->step == FLOW_INTAKE_COMMIT) {
-        if (q->batch_intakes++ == 0) {
-            q->batch_since_us = queue_clock_us();
-        }
+        queue_company_came(&q->company, queue_clock_us());
     }
     uint32_t due = QUEUE_DUE_EACH;
     if (msg->kind == FLOW_INTAKE) {

@@ -9,20 +9,35 @@
 #include <stdlib.h>
 #include <sys/uio.h>
 
-/* A body that is still being received, from the first piece on. */
-struct intake {
-    uint32_t pieces;
-    uint64_t bytes;
-};
-
 #define INTAKE_BYTES 12
 
 /*
  * ---- taking in ----
  */
 
-static enum err intake_get(const struct store *store, const struct msg_id *id, struct intake *out)
+static struct store_fresh *fresh_find(struct store *store, const struct msg_id *id)
 {
+    for (uint32_t at = 0; at < store->fresh_count; at++) {
+        if (memcmp(store->fresh[at].id.bytes, id->bytes, MSG_ID_BYTES) == 0) {
+            return &store->fresh[at];
+        }
+    }
+    return NULL;
+}
+
+static void fresh_drop(struct store *store, struct store_fresh *fresh)
+{
+    *fresh = store->fresh[--store->fresh_count];
+}
+
+/* ERR_NOT_FOUND: nothing of this body has come. */
+static enum err intake_get(struct store *store, const struct msg_id *id, struct store_intake *out)
+{
+    const struct store_fresh *fresh = fresh_find(store, id);
+    if (fresh != NULL) {
+        *out = fresh->intake;
+        return ERR_OK;
+    }
     struct slice bytes;
     enum err err = store_get_sealed(store, store->txn, STORE_DB_INTAKE,
                                     slice_of(id->bytes, MSG_ID_BYTES), &bytes);
@@ -32,18 +47,52 @@ static enum err intake_get(const struct store *store, const struct msg_id *id, s
     if (err != ERR_OK) {
         return err;
     }
-    *out = (struct intake){.pieces = be32_get(bytes.data), .bytes = be64_get(bytes.data + 4)};
+    *out = (struct store_intake){.pieces = be32_get(bytes.data), .bytes = be64_get(bytes.data + 4)};
     return ERR_OK;
 }
 
-static enum err intake_put(struct store *store, const struct msg_id *id,
-                           const struct intake *intake)
+static enum err list_put(struct store *store, const struct msg_id *id,
+                         const struct store_intake *intake)
 {
     uint8_t bytes[INTAKE_BYTES];
     be32_put(bytes, intake->pieces);
     be64_put(bytes + 4, intake->bytes);
     return store_put_sealed(store, STORE_DB_INTAKE, slice_of(id->bytes, MSG_ID_BYTES),
                             slice_of(bytes, sizeof bytes), 0);
+}
+
+static enum err intake_put(struct store *store, const struct msg_id *id,
+                           const struct store_intake *intake)
+{
+    struct store_fresh *fresh = fresh_find(store, id);
+    if (fresh == NULL && intake->pieces == 1 && store->fresh_count < STORE_FRESH_MAX) {
+        fresh = &store->fresh[store->fresh_count++];
+    }
+    if (fresh == NULL) {
+        return list_put(store, id, intake);
+    }
+    *fresh = (struct store_fresh){.id = *id, .intake = *intake};
+    return ERR_OK;
+}
+
+/* ERR_NOT_FOUND: it is not there. */
+static enum err intake_delete(struct store *store, const struct msg_id *id)
+{
+    struct store_fresh *fresh = fresh_find(store, id);
+    if (fresh != NULL) {
+        fresh_drop(store, fresh);
+        return ERR_OK;
+    }
+    return store_delete(store, STORE_DB_INTAKE, slice_of(id->bytes, MSG_ID_BYTES));
+}
+
+enum err store_fresh_flush(struct store *store)
+{
+    enum err err = ERR_OK;
+    for (uint32_t at = 0; at < store->fresh_count && err == ERR_OK; at++) {
+        err = list_put(store, &store->fresh[at].id, &store->fresh[at].intake);
+    }
+    return err;
 }
 
 static enum err chunk_put(struct store *store, const struct msg_id *id, uint32_t index,
@@ -70,7 +119,7 @@ enum err store_body_append(struct store *store, const struct msg_id *id, uint32_
                            struct slice bytes)
 {
     CHECK(store->txn != NULL && bytes.len <= store->piece_bytes);
-    struct intake intake = {0};
+    struct store_intake intake = {0};
     enum err err = intake_get(store, id, &intake);
     if (err != ERR_OK && err != ERR_NOT_FOUND) {
         return err;
@@ -93,10 +142,10 @@ enum err store_body_append(struct store *store, const struct msg_id *id, uint32_
 enum err store_intake_finish(struct store *store, const struct msg_id *id,
                              const struct record_envelope *envelope)
 {
-    struct intake intake = {0};
+    struct store_intake intake = {0};
     enum err err = intake_get(store, id, &intake);
     if (err == ERR_OK) {
-        err = store_delete(store, STORE_DB_INTAKE, slice_of(id->bytes, MSG_ID_BYTES));
+        err = intake_delete(store, id);
     } else if (err == ERR_NOT_FOUND) {
         err = ERR_OK; /* an empty body */
     }
@@ -151,7 +200,7 @@ enum err store_chunks_delete(struct store *store, const struct msg_id *id, uint6
 enum err store_body_discard(struct store *store, const struct msg_id *id)
 {
     CHECK(store->txn != NULL);
-    enum err err = store_delete(store, STORE_DB_INTAKE, slice_of(id->bytes, MSG_ID_BYTES));
+    enum err err = intake_delete(store, id);
     if (err == ERR_NOT_FOUND) {
         return ERR_OK; /* every body without a message has such an entry */
     }

@@ -83,6 +83,23 @@ struct store_tally {
     uint8_t key[STORE_TALLY_KEY_BYTES];
 };
 
+/* A body that is still being received, from its first piece on. */
+struct store_intake {
+    uint32_t pieces;
+    uint64_t bytes;
+};
+
+/*
+ * One whose first piece came with the open transaction. Most have ended before its commit; the rest
+ * is put on the list then. (A tree that gets its first entry and loses it again leaves a page
+ * behind, which LMDB writes: that was every second page of a commit of small messages.)
+ */
+struct store_fresh {
+    struct msg_id id;
+    struct store_intake intake;
+};
+
+#define STORE_FRESH_MAX   64
 #define STORE_TALLIES_MAX 64
 #define STORE_TALLY_ROWS  3 /* of one message at most: upstream, device, reason */
 
@@ -98,6 +115,8 @@ struct store {
     bool tallies_stale;          /* rows of counts are not right: made anew at the commit */
     uint32_t tally_count;        /* in tallies, while txn is open */
     struct store_tally tallies[STORE_TALLIES_MAX];
+    uint32_t fresh_count; /* in fresh, while txn is open */
+    struct store_fresh fresh[STORE_FRESH_MAX];
     struct msg_id history_at; /* where the walk for old history goes on */
     uint8_t *scratch;         /* owned, one chunk: for store_body_head */
     uint64_t used_bytes;      /* pages that hold something, as of the last commit; the
@@ -198,6 +217,8 @@ MUST_CHECK enum err store_due_put(struct store *store, const struct msg_id *id,
                                   const struct store_standing *standing);
 
 /* store_body.c */
+/* Puts the bodies that came with this transaction and have not ended on the list. */
+MUST_CHECK enum err store_fresh_flush(struct store *store);
 MUST_CHECK enum err store_intake_finish(struct store *store, const struct msg_id *id,
                                         const struct record_envelope *envelope);
 MUST_CHECK enum err store_chunks_delete(struct store *store, const struct msg_id *id,

@@ -32,6 +32,7 @@ enum err store_begin(struct store *store)
     store->txn = txn;
     store->pending = store->committed;
     store->tally_count = 0;
+    store->fresh_count = 0;
     store->txn_pages = 0;
     return ERR_OK;
 }
@@ -373,6 +374,9 @@ enum err store_commit(struct store *store)
 {
     CHECK(store->txn != NULL);
     enum err err = store_tally_flush(store);
+    if (err == ERR_OK) {
+        err = store_fresh_flush(store);
+    }
     if (err == ERR_OK) {
         err = totals_put(store);
     }

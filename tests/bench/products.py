@@ -9,7 +9,7 @@ from peer_exim import Exim
 from peer_opensmtpd import Opensmtpd
 from peer_postfix import Postfix
 from peer_sendmail import Sendmail
-from rig import BUILD, PATIENCE_S, Group, free_port, quiet_output
+from rig import BUILD, PATIENCE_S, Group, free_port, quiet_output, wait_for
 
 CONF = """listen = 127.0.0.1:{port}
 allow = private
@@ -44,6 +44,7 @@ class Tasuki:
         self.group = Group("tasuki")
         with open(directory / "log", "wb") as log:
             self.process = self.group.start([BUILD / "tasukid", "-c", self.config], log)
+        wait_for((directory / "ctl.sock").exists, "its control socket", patience=30)
 
     def commits(self):
         text = quiet_output([BUILD / "tasukictl", "-c", self.config, "metrics"])

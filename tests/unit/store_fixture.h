@@ -52,6 +52,8 @@ enum kill { KILL_NEVER, KILL_BEFORE_META, KILL_AFTER_META };
 static enum kill kill_at;
 static uint64_t kill_turn;
 
+static uint64_t written_bytes; /* to any file so far */
+
 /* ---- making and ending ---- */
 
 static uint64_t rng_state;
@@ -477,6 +479,7 @@ ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at)
     if (kills) {
         raise(SIGKILL);
     }
+    written_bytes += len;
     return written;
 }
 
@@ -486,7 +489,9 @@ ssize_t writev(int fd, const struct iovec *parts, int count)
         errno = ENOSPC;
         return -1;
     }
-    return syscall(SYS_writev, fd, parts, count);
+    ssize_t written = syscall(SYS_writev, fd, parts, count);
+    written_bytes += written > 0 ? (uint64_t)written : 0;
+    return written;
 }
 
 int fdatasync(int fd)

@@ -2,6 +2,7 @@
  * The store, against its header: opening, bodies, messages, the due index, recovery, damage, a full
  * queue and a failing disk, on real LMDB in a directory of its own.
  */
+#include "daemon/store/store_internal.h"
 #include "tests/unit/store_fixture.h"
 
 #define MODEL_OPS 10000
@@ -839,6 +840,76 @@ static void test_recovery_discards_more_than_one_batch(void **state)
     assert_int_equal(f->report.discarded, 600);
 }
 
+/* More of them in one transaction than it keeps in mind, some of which end in it. */
+static void test_bodies_that_begin_in_one_transaction(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    for (int batch = 0; batch < 2; batch++) {
+        assert_int_equal(store_begin(f->store), ERR_OK);
+        for (uint64_t number = 1; number <= 3 * STORE_FRESH_MAX; number++) {
+            uint64_t id = number + 1000 * (uint64_t)batch;
+            (void)body_append(f, id, 10, 0);
+            if (number % 3 == 0) {
+                uint32_t pieces = 1;
+                struct msg_id ended = id_of(id);
+                assert_int_equal(store_message_add(f->store, &ended,
+                                                   envelope_make(&plain, 10, pieces),
+                                                   state_make(&plain)),
+                                 ERR_OK);
+            } else if (number % 3 == 1) {
+                struct msg_id ended = id_of(id);
+                assert_int_equal(store_body_discard(f->store, &ended), ERR_OK);
+            }
+        }
+        if (batch == 0) {
+            store_abort(f->store); /* nothing of it is remembered by the next one */
+        } else {
+            assert_int_equal(store_commit(f->store), ERR_OK);
+        }
+    }
+    queue_reopen(f);
+    assert_int_equal(f->report.messages, STORE_FRESH_MAX);
+    assert_int_equal(f->report.discarded, STORE_FRESH_MAX);
+    assert_int_equal(body_read(f->reader, 1003, 10, 10), ERR_OK);
+}
+
+/* A body that goes on in later transactions is found from the first commit on. */
+static void test_a_body_over_several_transactions(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    uint64_t bytes = 3 * (uint64_t)store_piece_bytes(f->store) + 5;
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    uint32_t pieces = body_append(f, 7, bytes, 2);
+    struct msg_id id = id_of(7);
+    assert_int_equal(pieces, 4);
+    assert_int_equal(
+        store_message_add(f->store, &id, envelope_make(&plain, bytes, pieces), state_make(&plain)),
+        ERR_OK);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    queue_reopen(f);
+    assert_int_equal(f->report.discarded, 0);
+    assert_int_equal(body_read(f->reader, 7, bytes, 65536), ERR_OK);
+}
+
+/* What a commit of small messages writes: their records fill a few pages; none of them costs one
+ * of its own. */
+static void test_small_messages_share_pages(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 1, 10, &plain);
+    uint64_t before = written_bytes;
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    for (uint64_t number = 2; number <= 61; number++) {
+        message_put(f, number, 10, &plain);
+    }
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    assert_true(written_bytes > before);
+    assert_true(written_bytes - before < (uint64_t)50 * 4096);
+}
+
 /* ---- damage ---- */
 
 static void test_damaged_records_are_found_and_the_rest_is_read(void **state)
@@ -1272,6 +1343,9 @@ int main(void)
         CASE(test_counts_are_exact_through_random_operations),
         CASE(test_recovery_discards_bodies_without_a_message),
         CASE(test_recovery_discards_more_than_one_batch),
+        CASE(test_bodies_that_begin_in_one_transaction),
+        CASE(test_a_body_over_several_transactions),
+        CASE(test_small_messages_share_pages),
         CASE(test_damaged_records_are_found_and_the_rest_is_read),
         CASE(test_removing_a_message_with_a_damaged_state_keeps_counts),
         CASE(test_damaged_index_is_made_anew),
