@@ -181,10 +181,17 @@ void ctl_say_wrapped(const struct ctl *c, size_t indent, struct slice text);
 /* Lines of advice, each once, printed at the end. */
 struct ctl_todo {
     uint32_t count;
-    struct slice lines[CTL_TODO_MAX]; /* borrowed */
+    struct {
+        struct slice line;   /* borrowed, as the names */
+        uint32_t name_count; /* 0: it is about no upstream in particular */
+        struct slice names[UPSTREAMS_MAX];
+    } items[CTL_TODO_MAX];
 };
 
+/* Nothing when it is empty, or there already. */
 void ctl_todo_add(struct ctl_todo *todo, struct slice line);
+/* What each of them says; where there are several, with the names of those that say it. */
+void ctl_todo_add_upstreams(struct ctl_todo *todo, const json_t *upstreams);
 void ctl_todo_print(const struct ctl *c, const struct ctl_todo *todo);
 
 /* One JSON value on one line of standard output. */
@@ -296,6 +303,9 @@ void ctl_upstream_say_head(const struct ctl *c, const json_t *u);
 void ctl_upstream_say_trouble(const struct ctl *c, const json_t *u, uint64_t now_ms);
 void ctl_upstream_say_use(const struct ctl *c, const char *label, const char *before,
                           const json_t *u);
+/* What is used of the rates, and when more may go. False: none is set, and nothing was said. */
+bool ctl_upstream_say_rates(const struct ctl *c, const char *label, const char *before,
+                            const json_t *u, uint64_t now_ms);
 void ctl_upstream_say_work(const struct ctl *c, const json_t *u, uint64_t now_ms);
 
 ctl_command_fn ctl_status_run;

@@ -22,6 +22,7 @@
 struct ctl_offline {
     struct store *store;
     struct store_reader *reader;
+    const struct config *config; /* borrowed; NULL: there is none */
     int64_t wall_minus_q; /* what makes wall clock of the queue's clock, as at the last commit */
     char *row;            /* owned, VIEW_MESSAGE_BYTES_MAX bytes: where a view is written */
 };
@@ -65,6 +66,7 @@ struct ctl_offline *ctl_offline_open(struct ctl *c, const struct ctl_problem *wh
     };
     struct ctl_offline *o = calloc(1, sizeof *o);
     CHECK(o != NULL);
+    o->config = config;
     struct store_report report = {0};
     enum err err = store_open(&o->store, &wanted, &report);
     if (err == ERR_OK) {
@@ -119,8 +121,15 @@ static json_t *damaged_row(const struct msg_id *id)
                      row->word, "sentence", row->sentence, "hint", row->hint);
 }
 
-static json_t *view(struct ctl_offline *o, view_fn *put, const struct record_message *message)
+static void set_provider(const struct ctl_offline *o, struct record_message *m)
 {
+    m->provider =
+        o->config == NULL ? PLAYBOOK_NONE : config_provider_of(o->config, m->state.upstream);
+}
+
+static json_t *view(struct ctl_offline *o, view_fn *put, struct record_message *message)
+{
+    set_provider(o, message);
     struct buf b;
     struct json j;
     buf_init(&b, o->row, VIEW_MESSAGE_BYTES_MAX);
@@ -381,8 +390,9 @@ static bool read_whole(struct ctl_offline *o, const struct search *s, struct who
            record_state_get(state, &w->message.state) == ERR_OK;
 }
 
-static json_t *why_result(const struct ctl_offline *o, const struct record_message *m)
+static json_t *why_result(const struct ctl_offline *o, struct record_message *m)
 {
+    set_provider(o, m);
     char sentence[VIEW_WHY_BYTES];
     uint64_t now_ms = ctl_now_ms();
     struct record_recipient worst = view_worst(m);
@@ -394,14 +404,14 @@ static json_t *why_result(const struct ctl_offline *o, const struct record_messa
         char text[VIEW_WHY_BYTES];
         struct buf line;
         buf_init(&line, text, sizeof text);
-        view_put_move_line(&line, &move, now_ms);
+        view_put_move_line(&line, m, &move, now_ms);
         json_array_append_new(facts, ctl_json_bytes(buf_slice(&line)));
     }
     return json_pack("{s:o,s:s,s:s,s:o,s:o,s:s}", "id", id_as_json(&m->id), "in",
                      m->history == NULL ? "queue" : "history", "state",
                      lifecycle_word(view_state(m, worst.state)), "sentence",
                      ctl_json_words(sentence), "facts", facts, "hint",
-                     m->history != NULL ? "" : outcome_row(worst.outcome)->hint);
+                     m->history != NULL ? "" : view_words(m, &worst).hint);
 }
 
 static json_t *transcript_result(const struct record_message *m)
@@ -503,6 +513,8 @@ json_t *ctl_offline_counts_by(struct ctl_offline *o, const char *by, struct ctl_
                         "the queue cannot be read from disk: %s", err_text(err));
         return NULL;
     }
-    return json_pack("{s:i,s:s,s:o,s:n}", "schema", WIRE_SCHEMA_VERSION, "by", by, "rows", rows,
-                     "after");
+    json_t *last = json_array_get(rows, json_array_size(rows) - 1);
+    json_t *after = err == ERR_OK ? json_object_get(last, "name") : NULL; /* there are more */
+    return json_pack("{s:i,s:s,s:o,s:O?}", "schema", WIRE_SCHEMA_VERSION, "by", by, "rows", rows,
+                     "after", after);
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #define FIRST_PAGE_ROWS 100u /* soon on the screen */
+#define COUNT_PAGES_MAX 100u
 
 struct pages {
     struct ctl *c;
@@ -279,11 +280,50 @@ static void print_counts(const struct ctl *c, const char *by, const json_t *rows
     ctl_table_end(&t);
 }
 
-static json_t *ask_counts(struct ctl *c, struct ctl_problem *problem)
+/* One answer's rows, by name, beyond `after` (NULL: from the first). */
+static json_t *ask_counts_page(struct ctl *c, json_t *after, struct ctl_problem *problem)
 {
     json_t *args = json_pack("{s:o,s:i}", "by", ctl_json_words(c->args.by), "limit",
                              (int)WIRE_QUEUE_LIMIT_MAX);
+    if (after != NULL) {
+        json_object_set(args, "after", after);
+    }
     json_t *result = ctl_client_call(c, COMMAND_COUNTS, args, NULL, problem);
+    ctl_client_close(c);
+    return result;
+}
+
+/* Adds the pages that follow. False: one could not be had. What has no end is left at
+ * COUNT_PAGES_MAX: then "after" still says behind which name there is more. */
+static bool add_count_pages(struct ctl *c, json_t *result, struct ctl_problem *problem)
+{
+    for (uint32_t page = 1; page < COUNT_PAGES_MAX; page++) {
+        json_t *after = json_object_get(result, "after");
+        if (!json_is_string(after)) {
+            return true;
+        }
+        json_t *more = ask_counts_page(c, after, problem);
+        if (more == NULL) {
+            return false;
+        }
+        json_t *next = json_object_get(more, "after");
+        if (json_equal(next, after)) {
+            json_decref(more);
+            ctl_problem_set(problem, CTL_EXIT_UNREACHABLE, "not-understood",
+                            "the daemon's counts cannot be understood");
+            ctl_problem_hint(problem, "tasukictl --version; tasukid --version");
+            return false;
+        }
+        json_array_extend(json_object_get(result, "rows"), json_object_get(more, "rows"));
+        json_object_set(result, "after", json_is_string(next) ? next : json_null());
+        json_decref(more);
+    }
+    return true;
+}
+
+static json_t *ask_counts(struct ctl *c, struct ctl_problem *problem)
+{
+    json_t *result = ask_counts_page(c, NULL, problem);
     if (result == NULL && problem->daemon_down) {
         struct ctl_problem why = *problem;
         struct ctl_offline *offline = ctl_offline_open(c, &why, true, problem);
@@ -291,8 +331,21 @@ static json_t *ask_counts(struct ctl *c, struct ctl_problem *problem)
             result = ctl_offline_counts_by(offline, c->args.by, problem);
             ctl_offline_close(&offline);
         }
+    } else if (result != NULL && !add_count_pages(c, result, problem)) {
+        json_decref(result);
+        result = NULL;
     }
     return result;
+}
+
+/* Whether that was all. */
+static void print_counts_end(const char *by, const json_t *result)
+{
+    if (json_is_string(json_object_get(result, "after"))) {
+        printf(
+            "These are the first %zu; there are more. Look for one: tasukictl queue %.32s:NAME\n",
+            json_array_size(json_object_get(result, "rows")), by);
+    }
 }
 
 static enum ctl_exit counts(struct ctl *c)
@@ -312,6 +365,7 @@ static enum ctl_exit counts(struct ctl *c)
         ctl_say_json(result);
     } else {
         print_counts(c, c->args.by, json_object_get(result, "rows"));
+        print_counts_end(c->args.by, result);
     }
     json_decref(result);
     return CTL_EXIT_OK;

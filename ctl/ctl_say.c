@@ -20,6 +20,8 @@
 #define LABEL_COLUMNS 14
 #define PIECE_BYTES   1024
 
+#define TODO_LINE_BYTES_MAX 2000
+
 /* Escaping makes at most four bytes of one. */
 #define ESCAPED_BYTES_MAX(bytes) (4 * (bytes))
 
@@ -299,15 +301,53 @@ void ctl_say_wrapped(const struct ctl *c, size_t indent, struct slice text)
     put_wrapped(c, indent, indent, text, put_words);
 }
 
+/* Where it stands; CTL_TODO_MAX: nowhere, and there is no room. */
+static uint32_t todo_place(struct ctl_todo *todo, struct slice line)
+{
+    uint32_t index = 0;
+    while (index < todo->count && !slice_equal(todo->items[index].line, line)) {
+        index++;
+    }
+    if (index == todo->count && todo->count < CTL_TODO_MAX) {
+        todo->items[todo->count++].line = line;
+    }
+    return index;
+}
+
 void ctl_todo_add(struct ctl_todo *todo, struct slice line)
 {
-    bool wanted = line.len > 0 && todo->count < CTL_TODO_MAX;
-    for (uint32_t index = 0; index < todo->count; index++) {
-        wanted = wanted && !slice_equal(todo->lines[index], line);
+    if (line.len > 0) {
+        (void)todo_place(todo, line);
     }
-    if (wanted) {
-        todo->lines[todo->count++] = line;
+}
+
+void ctl_todo_add_upstreams(struct ctl_todo *todo, const json_t *upstreams)
+{
+    size_t index;
+    json_t *u;
+    json_array_foreach(upstreams, index, u)
+    {
+        struct slice line = ctl_json_text(u, "hint"), name = ctl_json_text(u, "name");
+        uint32_t at = line.len > 0 ? todo_place(todo, line) : CTL_TODO_MAX;
+        if (at < CTL_TODO_MAX && json_array_size(upstreams) > 1 && name.len > 0 &&
+            todo->items[at].name_count < UPSTREAMS_MAX) {
+            todo->items[at].names[todo->items[at].name_count++] = name;
+        }
     }
+}
+
+static void todo_print_item(const struct ctl *c, const struct ctl_todo *todo, uint32_t at)
+{
+    char text[UPSTREAMS_MAX * (UPSTREAM_NAME_BYTES_MAX + 2) + TODO_LINE_BYTES_MAX];
+    struct buf b;
+    buf_init(&b, text, sizeof text);
+    for (uint32_t index = 0; index < todo->items[at].name_count; index++) {
+        buf_put_str(&b, index > 0 ? ", " : "");
+        buf_put(&b, slice_head(todo->items[at].names[index], UPSTREAM_NAME_BYTES_MAX));
+    }
+    buf_put_str(&b, b.len > 0 ? ": " : "");
+    buf_put(&b, slice_head(todo->items[at].line, TODO_LINE_BYTES_MAX));
+    ctl_say_wrapped(c, 2, buf_slice(&b));
 }
 
 void ctl_todo_print(const struct ctl *c, const struct ctl_todo *todo)
@@ -316,7 +356,7 @@ void ctl_todo_print(const struct ctl *c, const struct ctl_todo *todo)
         printf("\nWhat to do:\n");
     }
     for (uint32_t index = 0; index < todo->count; index++) {
-        ctl_say_wrapped(c, 2, todo->lines[index]);
+        todo_print_item(c, todo, index);
     }
 }
 

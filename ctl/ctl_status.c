@@ -69,6 +69,7 @@ static void say_upstream(const struct ctl *c, const json_t *u, uint64_t now_ms)
         ctl_upstream_say_use(c, "", "use: ", u);
     }
     ctl_upstream_say_work(c, u, now_ms);
+    (void)ctl_upstream_say_rates(c, "", "rate: ", u, now_ms);
 }
 
 static void say_clients(const struct ctl *c, const json_t *status)
@@ -135,13 +136,8 @@ static enum ctl_colour level_colour(struct slice level)
 static void collect_todo(struct ctl_todo *todo, const json_t *status)
 {
     const json_t *queue = json_object_get(status, "queue");
-    size_t index;
-    json_t *upstream;
     ctl_todo_add(todo, ctl_json_text(json_object_get(status, "verdict"), "hint"));
-    json_array_foreach(json_object_get(status, "upstreams"), index, upstream)
-    {
-        ctl_todo_add(todo, ctl_json_text(upstream, "hint"));
-    }
+    ctl_todo_add_upstreams(todo, json_object_get(status, "upstreams"));
     if (ctl_json_u64(queue, "failed") > 0) {
         ctl_todo_add(todo, SLICE("tasukictl queue state:failed  lists what could not be handed on; "
                                  "then retry or delete it"));

@@ -112,6 +112,53 @@ void ctl_upstream_say_work(const struct ctl *c, const json_t *u, uint64_t now_ms
     ctl_say_fact(c, "", buf_slice(&b));
 }
 
+/* "1 of 30 messages/min"; without the first number from a daemon that does not say it. */
+static void put_rates(struct buf *to, const json_t *rates)
+{
+    size_t index;
+    json_t *rate;
+    json_array_foreach(rates, index, rate)
+    {
+        buf_put_str(to, index > 0 ? ", " : "");
+        if (json_is_integer(json_object_get(rate, "used"))) {
+            buf_printf(to, "%llu of ", (unsigned long long)ctl_json_u64(rate, "used"));
+        }
+        buf_printf(to, "%llu ", (unsigned long long)ctl_json_u64(rate, "most"));
+        buf_put(to, slice_head(ctl_json_text(rate, "of"), 20));
+        buf_put_byte(to, '/');
+        buf_put(to, slice_head(ctl_json_text(rate, "per"), 20));
+    }
+    if (json_is_integer(json_object_get(json_array_get(rates, 0), "used"))) {
+        buf_put_str(to, " used");
+    }
+}
+
+bool ctl_upstream_say_rates(const struct ctl *c, const char *label, const char *before,
+                            const json_t *u, uint64_t now_ms)
+{
+    char text[600];
+    struct buf b;
+    const json_t *rates = json_object_get(u, "rates");
+    uint64_t room = ctl_json_u64(u, "rate_room"), next_ms = ctl_json_u64(u, "rate_next_ms");
+    if (json_array_size(rates) == 0 || !json_is_integer(json_object_get(u, "rate_room"))) {
+        return false;
+    }
+    buf_init(&b, text, sizeof text);
+    buf_put_str(&b, before);
+    put_rates(&b, rates);
+    buf_put_str(&b, ": ");
+    if (room > 0) {
+        ctl_put_count(&b, room, "more message may go now", "more messages may go now");
+    } else if (next_ms > now_ms) {
+        buf_put_str(&b, "used up; the next message may go ");
+        ctl_put_relative(&b, next_ms, now_ms, false);
+    } else {
+        buf_put_str(&b, "used up by what is under way");
+    }
+    ctl_say_fact(c, label, buf_slice(&b));
+    return true;
+}
+
 /* ---- one, in detail ---- */
 
 static void say_host(const struct ctl *c, const json_t *u)
@@ -125,6 +172,26 @@ static void say_host(const struct ctl *c, const json_t *u)
         buf_printf(&b, " (%.100s)", row->title);
     }
     ctl_say_fact_escaped(c, "Host", buf_slice(&b));
+}
+
+/* On suspicion, and for a while only. */
+static void say_lowered(const struct ctl *c, const json_t *lowered, uint64_t now_ms)
+{
+    char text[600];
+    struct buf b;
+    struct slice max = slice_head(ctl_json_text(lowered, "max"), 20);
+    uint64_t until_ms = ctl_json_u64(lowered, "until_ms");
+    if (max.len == 0 || until_ms <= now_ms) {
+        return;
+    }
+    buf_init(&b, text, sizeof text);
+    buf_put_str(&b, "lowered on suspicion; more than ");
+    buf_put(&b, max);
+    buf_put_str(&b, " is tried again ");
+    ctl_put_relative(&b, until_ms, now_ms, false);
+    buf_put_str(&b, ". Suspected: ");
+    buf_put(&b, slice_head(ctl_json_text(lowered, "reason"), 200));
+    ctl_say_fact(c, "", buf_slice(&b));
 }
 
 /* What is in force; and what was learnt, as long as that is believed. */
@@ -149,6 +216,7 @@ static void say_pipelining(const struct ctl *c, const json_t *u, uint64_t now_ms
         buf_put(&b, slice_head(ctl_json_text(pipeline, "reason"), 200));
         ctl_say_fact(c, "", buf_slice(&b));
     }
+    say_lowered(c, json_object_get(pipeline, "lowered"), now_ms);
 }
 
 static void say_pace(const struct ctl *c, const json_t *u, uint64_t now_ms)
@@ -164,40 +232,6 @@ static void say_pace(const struct ctl *c, const json_t *u, uint64_t now_ms)
         ctl_put_relative(&b, paused_ms, now_ms, false);
     }
     ctl_say_fact(c, "Pace", buf_slice(&b));
-}
-
-/* "30 messages/min, 10000 recipients/day: 12 messages may go now" */
-static void say_rates(const struct ctl *c, const json_t *u, uint64_t now_ms)
-{
-    char text[600];
-    struct buf b;
-    const json_t *rates = json_object_get(u, "rates");
-    size_t index;
-    json_t *rate;
-    buf_init(&b, text, sizeof text);
-    json_array_foreach(rates, index, rate)
-    {
-        buf_printf(&b, "%s%llu ", index > 0 ? ", " : "",
-                   (unsigned long long)ctl_json_u64(rate, "most"));
-        buf_put(&b, slice_head(ctl_json_text(rate, "of"), 20));
-        buf_put_byte(&b, '/');
-        buf_put(&b, slice_head(ctl_json_text(rate, "per"), 20));
-    }
-    uint64_t room = ctl_json_u64(u, "rate_room"), next_ms = ctl_json_u64(u, "rate_next_ms");
-    if (b.len == 0 || !json_is_integer(json_object_get(u, "rate_room"))) {
-        ctl_say_fact(c, "Rate", SLICE("no limit is set"));
-        return;
-    }
-    buf_put_str(&b, ": ");
-    if (room > 0) {
-        ctl_put_count(&b, room, "more message may go now", "more messages may go now");
-    } else if (next_ms > now_ms) {
-        buf_put_str(&b, "used up; the next message may go ");
-        ctl_put_relative(&b, next_ms, now_ms, false);
-    } else {
-        buf_put_str(&b, "used up by what is under way");
-    }
-    ctl_say_fact(c, "Rate", buf_slice(&b));
 }
 
 static void say_waiting(const struct ctl *c, const json_t *u, uint64_t now_ms)
@@ -253,7 +287,9 @@ static void print_one(const struct ctl *c, const json_t *u, uint64_t now_ms)
     ctl_say_member(c, "Login by", u, "mechanism");
     say_pipelining(c, u, now_ms);
     say_pace(c, u, now_ms);
-    say_rates(c, u, now_ms);
+    if (!ctl_upstream_say_rates(c, "Rate", "", u, now_ms)) {
+        ctl_say_fact(c, "Rate", SLICE("no limit is set"));
+    }
     say_waiting(c, u, now_ms);
     say_work(c, u, now_ms);
 }
@@ -402,9 +438,9 @@ static bool choose(json_t *upstreams, const char *name, struct ctl_problem *prob
 static void print_all(const struct ctl *c, const json_t *upstreams, uint64_t now_ms)
 {
     struct ctl_todo todo = {0};
-    size_t index;
-    json_t *u;
     if (c->args.json) {
+        size_t index;
+        json_t *u;
         json_array_foreach(upstreams, index, u)
         {
             json_t *row = ctl_json_with_schema(u);
@@ -418,10 +454,7 @@ static void print_all(const struct ctl *c, const json_t *upstreams, uint64_t now
     } else {
         print_table(c, upstreams, now_ms);
     }
-    json_array_foreach(upstreams, index, u)
-    {
-        ctl_todo_add(&todo, ctl_json_text(u, "hint"));
-    }
+    ctl_todo_add_upstreams(&todo, upstreams);
     ctl_todo_print(c, &todo);
 }
 

@@ -9,6 +9,7 @@
 #ifndef TASUKI_SCHEMA_RECORD_HISTORY_H
 #define TASUKI_SCHEMA_RECORD_HISTORY_H
 
+#include "schema/playbook.h"
 #include "schema/record.h"
 
 /* Why a copy moved. Order is the order on disk. */
@@ -113,6 +114,7 @@ struct record_message {
     struct record_envelope envelope;
     struct record_state state;
     bool leased;                          /* it is with a connection right now */
+    enum playbook_provider provider;      /* of state.upstream: whose words its replies are */
     const struct record_history *history; /* borrowed; NULL: it is in the queue */
     const struct record_trail *trail;     /* borrowed; NULL: it has none, or it was not read */
 };

@@ -56,13 +56,29 @@ static void put_enhanced(struct json *j, const uint16_t enhanced[3])
     json_put_text(j, "enhanced", buf_slice(&text));
 }
 
-/* reason ... text: the same six members in a row and in a recipient. */
-static void put_answer(struct json *j, const struct record_recipient *recipient)
+struct playbook_words view_words(const struct record_message *m,
+                                 const struct record_recipient *recipient)
 {
-    const struct outcome_row *row = outcome_row(recipient->outcome);
-    json_put_str(j, "reason", row->word);
-    json_put_str(j, "sentence", row->sentence);
-    json_put_str(j, "hint", row->hint);
+    return playbook_words(m->provider, recipient->outcome, recipient->code, recipient->text);
+}
+
+/* Of a move the upstream may have been another one than the message has now. */
+static struct playbook_words words_of_move(const struct record_message *m,
+                                           const struct record_move *move)
+{
+    bool same = slice_equal(move->upstream, m->state.upstream);
+    return playbook_words(same ? m->provider : PLAYBOOK_NONE, move->outcome, move->code,
+                          move->text);
+}
+
+/* reason ... text: the same six members in a row and in a recipient. */
+static void put_answer(struct json *j, const struct record_message *m,
+                       const struct record_recipient *recipient)
+{
+    struct playbook_words words = view_words(m, recipient);
+    json_put_str(j, "reason", outcome_row(recipient->outcome)->word);
+    json_put_str(j, "sentence", words.sentence);
+    json_put_str(j, "hint", words.hint);
     json_put_u64(j, "code", recipient->code);
     put_enhanced(j, recipient->enhanced);
     json_put_text(j, "text", recipient->text);
@@ -118,7 +134,7 @@ static void put_row_members(struct json *j, const struct record_message *m, int6
     json_put_u64(j, "attempts", state->attempts);
     json_put_u64(j, "due_ms", has_due ? to_wall(state->due_q, wall_minus_q) : 0);
     json_put_u64(j, "last_ms", to_wall(state->last_q, wall_minus_q));
-    put_answer(j, &worst);
+    put_answer(j, m, &worst);
     put_history(j, m->history);
 }
 
@@ -178,23 +194,24 @@ static void put_recipients(struct json *j, const struct record_message *m)
         enum lifecycle shown = fate.state == RECIPIENT_FAILED ? LIFECYCLE_FAILED /* trashed too */
                                                               : view_state(m, fate.state);
         json_put_str(j, "state", lifecycle_word(shown));
-        put_answer(j, &fate);
+        put_answer(j, m, &fate);
         put_told(j, rcpt.notify, fate.flags);
         json_close_object(j);
     }
     json_close_array(j);
 }
 
-static void put_move(struct json *j, const struct record_move *m)
+static void put_move(struct json *j, const struct record_message *message,
+                     const struct record_move *m)
 {
-    const struct outcome_row *row = outcome_row(m->outcome);
+    const char *sentence = words_of_move(message, m).sentence;
     json_open_object(j, NULL);
     json_put_u64(j, "when_ms", m->when_ms);
     json_put_str(j, "cause", record_cause_word(m->cause));
     json_put_str(j, "from", lifecycle_word(m->from));
     json_put_str(j, "to", lifecycle_word(m->to));
-    json_put_str(j, "reason", row->word);
-    json_put_str(j, "sentence", m->outcome == OUTCOME_NONE ? "" : row->sentence);
+    json_put_str(j, "reason", outcome_row(m->outcome)->word);
+    json_put_str(j, "sentence", m->outcome == OUTCOME_NONE ? "" : sentence);
     json_put_u64(j, "code", m->code);
     put_enhanced(j, m->enhanced);
     json_put_u64(j, "first", m->first);
@@ -209,13 +226,14 @@ static void put_move(struct json *j, const struct record_move *m)
     json_close_object(j);
 }
 
-static void put_moves(struct json *j, const struct record_trail *trail)
+static void put_moves(struct json *j, const struct record_message *m)
 {
+    const struct record_trail *trail = m->trail;
     struct slice rest = trail == NULL ? slice_of(NULL, 0) : trail->moves;
     struct record_move move;
     json_open_array(j, "moves");
     while (record_move_next(&rest, &move)) {
-        put_move(j, &move);
+        put_move(j, m, &move);
     }
     json_close_array(j);
     json_put_u64(j, "moves_left_out", trail == NULL ? 0 : trail->moves_left_out);
@@ -240,7 +258,7 @@ void view_put_message(struct json *j, const struct record_message *message, int6
     json_put_u64(j, "chunks", message->envelope.chunk_count);
     put_flags(j, message->envelope.flags);
     json_put_text(j, "envid", message->envelope.envid);
-    put_moves(j, message->trail);
+    put_moves(j, message);
     json_close_object(j);
 }
 
@@ -286,7 +304,7 @@ static void why_in_history(struct buf *to, const struct record_message *m,
         [RECORD_END_DISCARDED] = "It could not be delivered, and nobody wanted to be told: ",
     };
     buf_put_str(to, words[m->history->end]);
-    buf_put_str(to, outcome_row(worst->outcome)->sentence);
+    buf_put_str(to, view_words(m, worst).sentence);
     why_words(to, m, worst);
     buf_put_byte(to, '.');
 }
@@ -303,7 +321,7 @@ static void why_queued(struct buf *to, const struct record_message *m,
         return;
     }
     buf_put_str(to, "It waits: ");
-    buf_put_str(to, outcome_row(worst->outcome)->sentence);
+    buf_put_str(to, view_words(m, worst).sentence);
     why_words(to, m, worst);
     why_when(to, ". It is tried again ", due_ms, now_ms, ".");
 }
@@ -322,12 +340,12 @@ void view_why(const struct record_message *message, int64_t wall_minus_q, uint64
         buf_put_str(&to, "It is held by an administrator: it waits until it is released.");
     } else if (m->state.state == MESSAGE_TRASHED) {
         why_when(&to, "It is in the trash, and goes for good ", due_ms, now_ms, ": ");
-        buf_put_str(&to, outcome_row(worst.outcome)->sentence);
+        buf_put_str(&to, view_words(m, &worst).sentence);
         why_words(&to, m, &worst);
         buf_put_byte(&to, '.');
     } else if (m->state.state == MESSAGE_FAILED) {
         buf_put_str(&to, "It has failed for good, and nobody could be told yet: ");
-        buf_put_str(&to, outcome_row(worst.outcome)->sentence);
+        buf_put_str(&to, view_words(m, &worst).sentence);
         why_words(&to, m, &worst);
         buf_put_byte(&to, '.');
     } else {
@@ -350,7 +368,8 @@ static void move_answer(struct buf *to, const struct record_move *m)
     text_put_escaped(to, m->text);
 }
 
-void view_put_move_line(struct buf *to, const struct record_move *move, uint64_t now_ms)
+void view_put_move_line(struct buf *to, const struct record_message *message,
+                        const struct record_move *move, uint64_t now_ms)
 {
     const struct record_move *m = move;
     if (now_ms > m->when_ms) {
@@ -374,7 +393,7 @@ void view_put_move_line(struct buf *to, const struct record_move *move, uint64_t
     }
     if (m->outcome != OUTCOME_NONE && m->outcome != OUTCOME_DELIVERED) {
         buf_put_str(to, ", ");
-        buf_put_str(to, outcome_row(m->outcome)->sentence);
+        buf_put_str(to, words_of_move(message, m).sentence);
     }
     move_answer(to, m);
     if (m->connection != 0) {

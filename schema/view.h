@@ -49,8 +49,15 @@ void view_why(const struct record_message *message, int64_t wall_minus_q, uint64
 /* What the copy of a recipient in that state is to people: shown of the message as a whole. */
 enum lifecycle view_state(const struct record_message *message, enum recipient_state state);
 
-/* One move in words: "3 m ago: deferred by main, 451 4.7.1 greylisted (connection 17, 120 ms)". */
-void view_put_move_line(struct buf *to, const struct record_move *move, uint64_t now_ms);
+/* What to tell people about a recipient's answer: in the words of the provider, where it has some.
+ */
+struct playbook_words view_words(const struct record_message *message,
+                                 const struct record_recipient *recipient);
+
+/* One move of the message in words: "3 m ago: deferred by main, 451 4.7.1 greylisted (connection
+ * 17, 120 ms)". */
+void view_put_move_line(struct buf *to, const struct record_message *message,
+                        const struct record_move *move, uint64_t now_ms);
 
 /* The recipient that is worst off: the first of failed, in doubt, deferred, queued, delivered. */
 struct record_recipient view_worst(const struct record_message *message);

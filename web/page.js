@@ -228,6 +228,11 @@ function pace(u) {
   const paused = (u.paused_until_ms ?? 0) - now();
   if (paused > 0) parts.push("paused for " + span(paused) + ", as the upstream asked");
   if (u.concurrency > 0) parts.push("up to " + u.concurrency + " at once");
+  const used = (u.rates ?? []).filter((r) => typeof r.used === "number");
+  if (used.length > 0) {
+    parts.push("used " + used.map((r) => r.used.toLocaleString("en") + " of " + (r.most ?? 0).toLocaleString("en") +
+                                  " " + outside(r.of) + "/" + outside(r.per)).join(" and "));
+  }
   if (typeof u.rate_room === "number") {
     const next = (u.rate_next_ms ?? 0) - now();
     parts.push(u.rate_room > 0 ? plural(u.rate_room, "message") + " may go now"
@@ -241,7 +246,10 @@ function pace(u) {
 function pipelining(p) {
   if (!p?.mode) return "";
   const words = { off: "off", safe: "on", stream: "on, several messages at once" };
-  return (words[p.mode] ?? outside(p.mode)) + (p.reason ? " (" + outside(p.reason) + ")" : "");
+  const lowered = p.lowered && p.lowered.until_ms > now()
+    ? "; not more than " + outside(p.lowered.max) + " for " + span(p.lowered.until_ms - now()) + " (" +
+      outside(p.lowered.reason) + ")" : "";
+  return (words[p.mode] ?? outside(p.mode)) + (p.reason ? " (" + outside(p.reason) + ")" : "") + lowered;
 }
 
 function sayOrHide(dd, text) {

@@ -101,6 +101,16 @@ bool config_preset_host(const struct config_value *value, struct config_host *ou
     return true;
 }
 
+enum playbook_provider config_provider_of(const struct config *config, struct slice upstream)
+{
+    for (uint32_t index = 0; index < config->upstream_count; index++) {
+        if (slice_equal(slice_from_str(config->upstreams[index].name), upstream)) {
+            return config->upstreams[index].host.provider;
+        }
+    }
+    return PLAYBOOK_NONE;
+}
+
 void config_preset_check(const struct config *config, const struct config_upstream *upstream,
                          struct config_place place, struct config_errors *errors)
 {

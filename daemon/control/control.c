@@ -277,7 +277,6 @@ static void on_stream(struct stream *stream, enum stream_event event)
         n->closed = true;
         connection_free_when_done(n);
         return;
-    case STREAM_EVENT_CONNECTED:
     case STREAM_EVENT_SECURE:
     default:
         return;

@@ -128,9 +128,15 @@ struct gathering {
     struct control_edit *edit;
     struct filter filter;
     bool trashed; /* these too */
+    bool others;  /* those that are not */
     uint64_t now_ms;
     bool failed;
 };
+
+static bool is_meant(const struct gathering *g, enum message_state state)
+{
+    return state == MESSAGE_TRASHED ? g->trashed : g->others;
+}
 
 static bool gather_row(void *ctx, const struct msg_id *id, struct slice envelope,
                        struct slice state)
@@ -138,8 +144,7 @@ static bool gather_row(void *ctx, const struct msg_id *id, struct slice envelope
     struct gathering *g = ctx;
     struct record_message m = {.id = *id};
     if (record_envelope_get(envelope, &m.envelope) == ERR_OK &&
-        record_state_get(state, &m.state) == ERR_OK &&
-        (m.state.state != MESSAGE_TRASHED || g->trashed) &&
+        record_state_get(state, &m.state) == ERR_OK && is_meant(g, m.state.state) &&
         filter_matches(&g->filter, &m, g->now_ms)) {
         g->failed = !edit_add(g->edit, id);
     }
@@ -156,7 +161,8 @@ static bool gather_by_filter(struct connection *n, const char *text)
         answer_error(n, WIRE_ERROR_BAD_FILTER, problem, "tasukictl help queue");
         return false;
     }
-    g.trashed = n->edit->flow.action == FLOW_EDIT_UNDELETE || filter_wants_trashed(&g.filter);
+    g.others = n->edit->flow.action != FLOW_EDIT_UNDELETE;
+    g.trashed = !g.others || filter_wants_trashed(&g.filter);
     enum err err = ERR_OK;
     while (err == ERR_OK && !g.failed) {
         err = n->c->with.rows(n->c->with.reader->reader, &from, SCAN_ROWS, gather_row, &g, &next);

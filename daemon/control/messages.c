@@ -24,6 +24,11 @@ struct listing {
     bool cut;           /* the limit, the buffer or the bound of what is looked at is reached */
 };
 
+static void set_provider(const struct connection *n, struct record_message *m)
+{
+    m->provider = config_provider_of(n->c->with.config, m->state.upstream);
+}
+
 /* True when the next row may be looked at. */
 static bool has_place(struct listing *l, const struct msg_id *id)
 {
@@ -37,9 +42,10 @@ static bool has_place(struct listing *l, const struct msg_id *id)
     return true;
 }
 
-static void list_one(struct listing *l, const struct record_message *m)
+static void list_one(struct listing *l, struct record_message *m)
 {
     if (filter_matches(&l->filter, m, l->now_ms)) {
+        set_provider(l->n, m);
         view_put_row(&l->n->json, m, l->wall_minus_q);
         l->found++;
     }
@@ -220,6 +226,9 @@ struct found *found_read(struct connection *n, const struct msg_id *id, enum err
         found_free(f);
         f = NULL;
     }
+    if (f != NULL) {
+        set_provider(n, &f->message);
+    }
     *out_err = err;
     return f;
 }
@@ -297,7 +306,7 @@ static void put_facts(struct json *j, const struct record_message *m, uint64_t n
         uint8_t memory[VIEW_WHY_BYTES];
         struct buf line;
         buf_init(&line, memory, sizeof memory);
-        view_put_move_line(&line, &move, now_ms);
+        view_put_move_line(&line, m, &move, now_ms);
         json_put_text(j, NULL, buf_slice(&line));
     }
     json_close_array(j);
@@ -322,7 +331,7 @@ void answer_why(struct connection *n)
         json_put_str(j, "state", lifecycle_word(view_state(m, worst.state)));
         json_put_str(j, "sentence", sentence);
         put_facts(j, m, now_ms);
-        json_put_str(j, "hint", m->history != NULL ? "" : outcome_row(worst.outcome)->hint);
+        json_put_str(j, "hint", m->history != NULL ? "" : view_words(m, &worst).hint);
         answer_finish(n);
     }
     found_free(f);

@@ -202,6 +202,19 @@ static const char *pipeline_word(uint8_t depth)
     return depth < sizeof words / sizeof words[0] ? words[depth] : "";
 }
 
+static void put_lowered(struct json *j, const struct flow_upstream_status *u)
+{
+    if (u->lowered_max == 0) {
+        json_put_null(j, "lowered");
+        return;
+    }
+    json_open_object(j, "lowered");
+    json_put_str(j, "max", pipeline_word(u->lowered_max));
+    json_put_str(j, "reason", u->lowered_why);
+    json_put_u64(j, "until_ms", u->lowered_until_ms);
+    json_close_object(j);
+}
+
 static void put_pipeline(struct json *j, const struct flow_upstream_status *u)
 {
     json_open_object(j, "pipeline");
@@ -213,12 +226,15 @@ static void put_pipeline(struct json *j, const struct flow_upstream_status *u)
     } else {
         json_put_null(j, "until_ms");
     }
+    put_lowered(j, u);
     json_close_object(j);
 }
 
-/* The rates that are set. */
-static void put_rates(struct json *j, const struct config_rate *rate)
+/* The rates that are set, and what of them is used. */
+static void put_rates(struct json *j, const struct config_rate *rate,
+                      const struct flow_upstream_status *u)
 {
+    _Static_assert(sizeof u->rate_used == sizeof rate->most, "kinds and spans are the same");
     static const char *const kinds[] = {
         [CONFIG_RATE_MESSAGES] = "messages", [CONFIG_RATE_RECIPIENTS] = "recipients"};
     static const char *const spans[] = {
@@ -231,6 +247,7 @@ static void put_rates(struct json *j, const struct config_rate *rate)
                 json_put_u64(j, "most", rate->most[kind][span]);
                 json_put_str(j, "of", kinds[kind]);
                 json_put_str(j, "per", spans[span]);
+                json_put_u64(j, "used", u->rate_used[kind][span]);
                 json_close_object(j);
             }
         }
@@ -242,7 +259,7 @@ static void put_rates(struct json *j, const struct config_rate *rate)
 static void put_pace(struct json *j, const struct config_upstream *config,
                      const struct flow_upstream_status *u)
 {
-    put_rates(j, &config->rate);
+    put_rates(j, &config->rate, u);
     json_put_u64(j, "outage_ms", u->outage_ms);
     json_put_u64(j, "concurrency", u->concurrency);
     json_put_u64(j, "paused_until_ms", u->throttled_until_ms);

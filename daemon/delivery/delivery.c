@@ -126,6 +126,7 @@ static void link_refuse(struct delivery *d, struct flow_link *link, enum outcome
     link->down_code = 0;
     link->down_text[0] = '\0';
     link->anomaly[0] = '\0';
+    link->lowered = (struct flow_lowered){0};
     link->down.kind = FLOW_LINK_DOWN;
     mailbox_send(d->with.queue, &link->down);
 }

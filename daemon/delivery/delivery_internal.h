@@ -106,8 +106,9 @@ struct session {
     bool auth_challenge_wrong;
     bool password_refused; /* the last mechanism sent it as it is, and heard 535 */
 
-    const char *anomaly;  /* static: why the mode was too deep; NULL: it was not */
-    enum outcome outcome; /* why it ends: the first that went wrong */
+    const char *anomaly;         /* static: why the mode was too deep; NULL: it was not */
+    struct flow_lowered lowered; /* its end made us suspect that; max 0: it did not */
+    enum outcome outcome;        /* why it ends: the first that went wrong */
     uint16_t code;
     char text[256];
 
@@ -122,7 +123,7 @@ struct session {
     struct delivery_job jobs[DELIVERY_WINDOW];
     uint32_t job_count; /* not FREE */
     uint64_t job_order;
-    uint32_t jobs_answered;
+    uint32_t answers; /* groups of recipients that the upstream has brought to an end */
     struct buf chunk; /* owned: the part of a body that is being sent */
     size_t chunk_used;
     uint64_t body_offset; /* of that body, read from the store so far */

@@ -113,7 +113,6 @@ static void give_back(struct session *s, struct delivery_job *j)
     job->connection = j->begun ? s->number : 0;
     job->duration_ms =
         j->begun ? u32_from(u64_min(io_now_ms(s->d->with.io) - j->began_ms, UINT32_MAX)) : 0;
-    s->jobs_answered += job->result_count > 0;
     trace_message(s, j);
     group_free(j);
     if (j->records.cap > DELIVERY_RECORDS_KEPT) {
@@ -454,6 +453,7 @@ void job_done(struct session *s, const struct smtp_client_event *event)
         put_rest(s, j, classify_event(event, s->up->host.provider), &event->reply,
                  event->reply.text);
     }
+    s->answers++;
     s->d->pipelining[s->upstream].suspects = 0;
     note_fault(s, j->job);
     if (s->fault != OUTCOME_NONE) {
@@ -479,8 +479,7 @@ void job_lost(struct session *s, const struct smtp_client_event *event)
                         event->stage == SMTP_CLIENT_STAGE_RCPT ||
                         event->stage == SMTP_CLIENT_STAGE_DATA;
     /* A kept connection that the server had closed meanwhile. */
-    bool was_stale =
-        s->jobs_answered > 0 && nothing_said && event->failure == SMTP_CLIENT_FAILURE_CLOSED;
+    bool was_stale = s->answers > 0 && nothing_said && event->failure == SMTP_CLIENT_FAILURE_CLOSED;
     bool not_its_fault = event->behind || event->anomaly != NULL || s->dropping || was_stale;
     if (!whole && not_its_fault) {
         if (j->job->result_count == 0) {

@@ -159,6 +159,7 @@ static void tell_link_down(struct session *s)
     link->session = NULL;
     link->pipeline = (uint8_t)(s->machine.mode + 1);
     snprintf(link->anomaly, sizeof link->anomaly, "%s", s->anomaly != NULL ? s->anomaly : "");
+    link->lowered = s->lowered;
     link->down_outcome = s->outcome;
     link->down_code = s->code;
     snprintf(link->down_text, sizeof link->down_text, "%s", s->text);
@@ -359,13 +360,18 @@ static void learn_from_end(struct session *s, const struct smtp_client_event *ev
     }
     bool broken = event->failure == SMTP_CLIENT_FAILURE_CLOSED ||
                   event->failure == SMTP_CLIENT_FAILURE_TIMEOUT;
-    if (s->probe != NULL || s->dropping || !broken || s->jobs_answered > 0 ||
+    if (s->probe != NULL || s->dropping || !broken || s->answers > 0 ||
         s->machine.mode == SMTP_CLIENT_PIPELINING_OFF || event->stage < SMTP_CLIENT_STAGE_MAIL ||
         event->stage == SMTP_CLIENT_STAGE_QUIT) {
         return;
     }
     if (++d->pipelining[s->upstream].suspects >= DELIVERY_SUSPECTS_MAX) {
         delivery_lower(d, s->upstream, s->machine.mode, now_ms(s) + DELIVERY_SUSPECT_MS);
+        s->lowered = (struct flow_lowered){
+            .max = (uint8_t)(d->pipelining[s->upstream].max + 1),
+            .for_ms = DELIVERY_SUSPECT_MS,
+            .why = "connections broke, one after the other, before a message was answered",
+        };
     }
 }
 
@@ -651,7 +657,6 @@ static void on_stream(struct stream *stream, enum stream_event event)
     case STREAM_EVENT_CLOSED:
         stream_closed(s);
         return;
-    case STREAM_EVENT_CONNECTED: /* it is given a connected socket */
     default:
         UNREACHABLE("a stream's event that never comes here");
     }

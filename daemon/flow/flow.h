@@ -69,6 +69,13 @@ struct flow_intake {
 
 /* ---- handing mail on ---- */
 
+/* Less pipelining for a while, on suspicion: it is not remembered across a restart. */
+struct flow_lowered {
+    uint8_t max;     /* the deepest meanwhile: 1 off, 2 safe; 0: there is no suspicion */
+    uint64_t for_ms; /* from now on */
+    const char *why; /* static, in our words */
+};
+
 /*
  * One place for a connection to an upstream. Made by the queue thread, which alone reads the fields
  * up to `session`; a worker keeps its own connection in `session`. The four messages are apart
@@ -83,21 +90,22 @@ struct flow_link {
     struct flow_msg open, up, down; /* kind is set by the sender */
     uint16_t upstream;              /* index in struct config */
     uint16_t worker;
-    bool probe;                /* the upstream is marked: this connection goes ahead to see */
-    uint8_t pipeline_max;      /* OPEN: the deepest pipelining to use: 1 off, 2 safe, 3 stream; 0:
-                                  what the configuration says */
-    void *session;             /* the worker's */
-    uint32_t window;           /* UP: how many jobs it wants at once, >= 1 */
-    enum outcome down_outcome; /* DOWN: why; NONE when it was idle, old or asked to close */
-    uint16_t down_code;        /* reply code, 0 when there was none */
-    char down_text[256];       /* the upstream's or the library's words, untrusted */
-    char peer[64];             /* UP: "192.0.2.1:587" */
-    char tls[64];              /* UP: "TLSv1.3 TLS_AES_256_GCM_SHA384", or "" */
-    char mechanism[32];        /* UP: SASL mechanism used, or "" */
-    uint8_t pipeline;          /* UP: what is in force: 1 off, 2 safe, 3 stream; DOWN: what was */
-    char anomaly[128];         /* DOWN: why pipeline is too deep for this upstream and the next
-                                  connection should have less; "" when it is not. Our words */
-    uint64_t size_max;         /* UP: what the upstream announced with SIZE, 0 when nothing */
+    bool probe;                  /* the upstream is marked: this connection goes ahead to see */
+    uint8_t pipeline_max;        /* OPEN: the deepest pipelining to use: 1 off, 2 safe, 3 stream; 0:
+                                    what the configuration says */
+    void *session;               /* the worker's */
+    uint32_t window;             /* UP: how many jobs it wants at once, >= 1 */
+    enum outcome down_outcome;   /* DOWN: why; NONE when it was idle, old or asked to close */
+    uint16_t down_code;          /* reply code, 0 when there was none */
+    char down_text[256];         /* the upstream's or the library's words, untrusted */
+    char peer[64];               /* UP: "192.0.2.1:587" */
+    char tls[64];                /* UP: "TLSv1.3 TLS_AES_256_GCM_SHA384", or "" */
+    char mechanism[32];          /* UP: SASL mechanism used, or "" */
+    uint8_t pipeline;            /* UP: what is in force: 1 off, 2 safe, 3 stream; DOWN: what was */
+    char anomaly[128];           /* DOWN: why pipeline is too deep for this upstream and the next
+                                    connection should have less; "" when it is not. Our words */
+    struct flow_lowered lowered; /* DOWN: what the worker suspects now */
+    uint64_t size_max;           /* UP: what the upstream announced with SIZE, 0 when nothing */
 };
 
 #define FLOW_LINK_FROM(message, member)                                                            \
@@ -220,6 +228,9 @@ struct flow_compact {
     enum err result;
 };
 
+#define FLOW_RATE_KINDS 2 /* messages, recipients */
+#define FLOW_RATE_SPANS 3 /* minute, hour, day */
+
 enum flow_upstream_state { FLOW_UPSTREAM_UNTRIED, FLOW_UPSTREAM_WELL, FLOW_UPSTREAM_MARKED };
 
 struct flow_upstream_status {
@@ -242,11 +253,16 @@ struct flow_upstream_status {
     char pipeline_reason[RECORD_PIPELINE_REASON_BYTES_MAX + 1]; /* why not more, in our words */
     uint32_t concurrency;        /* connections that may have work now */
     uint64_t throttled_until_ms; /* it asked for less: no new job before; 0: it did not */
-    bool rate_limited;           /* a rate is set */
-    uint32_t rate_room;          /* messages that may go now within the rates */
-    uint64_t rate_next_ms;       /* rate_room == 0: when there is some; 0: when jobs come back */
-    uint64_t outage_ms;          /* how long it has been marked, in all */
-    uint64_t forecast_ms;        /* when what waits will have left; 0: unknown, or nothing waits */
+    uint8_t lowered_max;         /* on suspicion only: as flow_lowered's; 0: nothing is suspected */
+    uint64_t lowered_until_ms;
+    const char *lowered_why; /* static */
+    bool rate_limited;       /* a rate is set */
+    /* Within the span that ends now, with what is under way; in the order of the configuration. */
+    uint32_t rate_used[FLOW_RATE_KINDS][FLOW_RATE_SPANS];
+    uint32_t rate_room;    /* messages that may go now within the rates */
+    uint64_t rate_next_ms; /* rate_room == 0: when there is some; 0: when jobs come back */
+    uint64_t outage_ms;    /* how long it has been marked, in all */
+    uint64_t forecast_ms;  /* when what waits will have left; 0: unknown, or nothing waits */
 };
 
 #define FLOW_SENDING_IDS_MAX 256

@@ -758,7 +758,6 @@ static void on_stream(struct stream *stream, enum stream_event event)
         count_out(s);
         client_free_when_done(s);
         return;
-    case STREAM_EVENT_CONNECTED:
     case STREAM_EVENT_SECURE:
     default:
         return;

@@ -225,6 +225,17 @@ static uint8_t pipeline_bearable(struct queue *q, const struct queue_upstream *u
     return old ? 0 : u->memory.pipeline_max;
 }
 
+static void log_lowered(struct queue *q, const struct queue_upstream *u, uint8_t to,
+                        const char *why)
+{
+    struct log_line line;
+    event_begin(&line, q->with.log, EVENT_PIPELINE_LOWERED);
+    log_put_word(&line, "upstream", u->config->name);
+    log_put_word(&line, "to", to == 1 ? "off" : "safe");
+    log_put_text(&line, "why", slice_from_str(why));
+    log_end(&line);
+}
+
 /* A connection has shown that its pipelining is too deep for this upstream. */
 static void learn_pipeline(struct queue *q, struct queue_upstream *u, const struct flow_link *link)
 {
@@ -242,12 +253,23 @@ static void learn_pipeline(struct queue *q, struct queue_upstream *u, const stru
     u->memory.pipeline_reason = slice_from_str(u->pipeline_reason);
     u->memory_changed = true;
     q->upkeep_ms = q->now_ms; /* which writes it down */
-    struct log_line line;
-    event_begin(&line, q->with.log, EVENT_PIPELINE_LOWERED);
-    log_put_word(&line, "upstream", u->config->name);
-    log_put_word(&line, "to", lower == 1 ? "off" : "safe");
-    log_put_text(&line, "why", slice_from_str(link->anomaly));
-    log_end(&line);
+    log_lowered(q, u, lower, link->anomaly);
+}
+
+/* The worker suspects it, and uses less for a while. Of several workers' suspicions the one that
+ * lowers most is told. */
+static void note_lowered(struct queue *q, struct queue_upstream *u, const struct flow_link *link)
+{
+    const struct flow_lowered *lowered = &link->lowered;
+    struct flow_upstream_status *known = &u->status;
+    bool lower = known->lowered_until_ms <= q->now_ms || lowered->max <= known->lowered_max;
+    if (lowered->max == 0 || !lower) {
+        return;
+    }
+    known->lowered_max = lowered->max;
+    known->lowered_until_ms = q->now_ms + lowered->for_ms;
+    known->lowered_why = lowered->why;
+    log_lowered(q, u, lowered->max, lowered->why);
 }
 
 bool queue_open_link(struct queue *q, struct queue_upstream *u, bool probe)
@@ -266,6 +288,7 @@ bool queue_open_link(struct queue *q, struct queue_upstream *u, bool probe)
         l->link.probe = probe;
         l->link.pipeline_max = pipeline_bearable(q, u);
         l->link.anomaly[0] = '\0';
+        l->link.lowered = (struct flow_lowered){0};
         l->link.worker = (uint16_t)(q->next_worker++ % q->with.worker_count);
         l->link.open.kind = FLOW_LINK_OPEN;
         mailbox_send(q->with.workers[l->link.worker], &l->link.open);
@@ -417,6 +440,7 @@ void queue_link_down(struct queue *q, struct flow_link *link)
     bool drains = l->out > 0 || l->parting == QUEUE_FAREWELL_SAID;
     l->state = drains ? QUEUE_LINK_DRAINING : QUEUE_LINK_CLOSED;
     learn_pipeline(q, u, link);
+    note_lowered(q, u, link);
     uint64_t probe_before_ms = u->sched.probe_ms;
     sched_connection_down(&u->sched, link->down_outcome, l->was_up, l->had_worked, q->now_ms,
                           queue_entropy(q));

@@ -95,6 +95,10 @@ enum err queue_new(struct queue **out, const struct queue_config *config)
             goto out;
         }
     }
+    err = store_reader_new(&q->reader, config->store);
+    if (err != ERR_OK) {
+        goto out;
+    }
     queue_routes_init(q);
     *out = q;
     return ERR_OK;
@@ -120,6 +124,7 @@ void queue_free(struct queue **queue)
         free(scratches[index]->data);
     }
     free(q->dsn_recipients);
+    store_reader_free(&q->reader);
     if (q->bell_fd >= 0) {
         close(q->bell_fd);
     }
@@ -194,9 +199,10 @@ static void inspect(struct queue *q, struct flow_status *status)
     to_wall(q, &status->oldest_due_ms);
     for (uint32_t at = 0; at < status->upstream_count; at++) {
         struct flow_upstream_status *u = &status->upstreams[at];
-        uint64_t *const times[] = {&u->marked_ms,        &u->next_probe_ms,      &u->oldest_sent_ms,
-                                   &u->last_delivery_ms, &u->throttled_until_ms, &u->rate_next_ms,
-                                   &u->forecast_ms,      &u->pipeline_until_ms};
+        uint64_t *const times[] = {
+            &u->marked_ms,        &u->next_probe_ms,      &u->oldest_sent_ms,
+            &u->last_delivery_ms, &u->throttled_until_ms, &u->rate_next_ms,
+            &u->forecast_ms,      &u->pipeline_until_ms,  &u->lowered_until_ms};
         for (size_t index = 0; index < sizeof times / sizeof times[0]; index++) {
             to_wall(q, times[index]);
         }

@@ -154,6 +154,7 @@ struct queue_effects {
 
 struct queue {
     struct queue_config with;
+    struct store_reader *reader; /* owned: for a status, beside the open transaction */
     struct mailbox mailbox;
     int bell_fd;
     int64_t q_minus_boot; /* the queue's clock minus CLOCK_BOOTTIME: schedules do not follow steps

@@ -87,11 +87,17 @@ static uint64_t below_ms(const struct sched_rate *r, enum sched_rate_span span, 
 
 /* ---- all of them ---- */
 
+uint32_t sched_rate_used(const struct sched_upstream *s, enum sched_rate_kind kind,
+                         enum sched_rate_span span, uint64_t now_ms)
+{
+    return u32_from(u64_min(used_at(&s->rates[kind][span], span, now_ms) + s->out, UINT32_MAX));
+}
+
 static uint64_t room_of(const struct sched_upstream *s, enum sched_rate_kind kind,
                         enum sched_rate_span span, uint64_t now_ms)
 {
     uint64_t most = s->limits.rate[kind][span];
-    uint64_t used = used_at(&s->rates[kind][span], span, now_ms) + s->out;
+    uint64_t used = sched_rate_used(s, kind, span, now_ms);
     return most > used ? most - used : 0;
 }
 

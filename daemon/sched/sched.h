@@ -375,6 +375,10 @@ void sched_job_back(struct sched_upstream *s, uint32_t spent, bool succeeded, ui
 /* How many messages may be handed out now, UINT32_MAX without a limit. */
 uint32_t sched_rate_room(const struct sched_upstream *s, uint64_t now_ms);
 
+/* How many of that rate are used: counted within the span that ends now, and under way. */
+uint32_t sched_rate_used(const struct sched_upstream *s, enum sched_rate_kind kind,
+                         enum sched_rate_span span, uint64_t now_ms);
+
 /* When there is room: now_ms, later, or UINT64_MAX when that needs jobs to come back. */
 uint64_t sched_rate_next_ms(const struct sched_upstream *s, uint64_t now_ms);
 

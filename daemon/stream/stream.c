@@ -5,7 +5,6 @@
  */
 #include "daemon/stream/stream.h"
 
-#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -18,7 +17,6 @@
 
 static void recv_done(struct io_op *op);
 static void send_done(struct io_op *op);
-static void connect_done(struct io_op *op);
 static void close_done(struct io_op *op);
 static void kicked(struct io_op *op);
 
@@ -27,7 +25,6 @@ void stream_init(struct stream *s, struct io *io, stream_fn *fn)
     *s = (struct stream){.io = io, .fn = fn, .fd = -1};
     s->recv.fn = recv_done;
     s->send.fn = send_done;
-    s->connect.fn = connect_done;
     s->close.fn = close_done;
     s->kick.fn = kicked;
 }
@@ -70,22 +67,6 @@ void stream_open(struct stream *s, int fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* fails on unix sockets */
     s->fd = fd;
     s->state = STREAM_STATE_PLAIN;
-}
-
-enum err stream_connect(struct stream *s, const struct sockaddr *address, socklen_t len)
-{
-    CHECK(s->state == STREAM_STATE_IDLE);
-    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-        return err_from_errno(errno);
-    }
-    int one = 1;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-    s->fd = fd;
-    s->state = STREAM_STATE_CONNECTING;
-    io_connect(s->io, &s->connect, fd, address, len);
-    return ERR_OK;
 }
 
 static bool has_socket_io(const struct stream *s)
@@ -277,8 +258,7 @@ static void pump_data(struct stream *s)
 
 static void finish_close(struct stream *s)
 {
-    if (io_pending(&s->recv) || io_pending(&s->send) || io_pending(&s->connect) ||
-        io_pending(&s->close)) {
+    if (io_pending(&s->recv) || io_pending(&s->send) || io_pending(&s->close)) {
         return;
     }
     if (io_pending(&s->kick)) {
@@ -303,7 +283,6 @@ static void start_closing(struct stream *s)
     s->state = STREAM_STATE_CLOSING;
     io_cancel(s->io, &s->recv);
     io_cancel(s->io, &s->send);
-    io_cancel(s->io, &s->connect);
     io_timer(s->io, &s->kick, io_now_ms(s->io));
 }
 
@@ -342,7 +321,6 @@ static void recv_done(struct io_op *op)
         return;
     case STREAM_STATE_ENDED:
     case STREAM_STATE_IDLE:
-    case STREAM_STATE_CONNECTING:
         return;
     case STREAM_STATE_PLAIN:
     case STREAM_STATE_HANDSHAKE:
@@ -409,21 +387,6 @@ static void send_done(struct io_op *op)
     }
 }
 
-static void connect_done(struct io_op *op)
-{
-    struct stream *s = IO_OWNER(op, struct stream, connect);
-    if (s->state == STREAM_STATE_CLOSING) {
-        finish_close(s);
-        return;
-    }
-    if (op->result < 0) {
-        end(s, err_from_errno(-op->result));
-        return;
-    }
-    s->state = STREAM_STATE_PLAIN;
-    s->fn(s, STREAM_EVENT_CONNECTED);
-}
-
 static void close_done(struct io_op *op)
 {
     finish_close(IO_OWNER(op, struct stream, close));
@@ -451,7 +414,6 @@ static void kicked(struct io_op *op)
         pump_data(s);
         return;
     case STREAM_STATE_IDLE:
-    case STREAM_STATE_CONNECTING:
     default:
         return;
     }

@@ -17,10 +17,9 @@
 struct stream;
 
 enum stream_event {
-    STREAM_EVENT_CONNECTED, /* stream_connect has succeeded */
-    STREAM_EVENT_DATA,      /* data holds bytes, borrowed for the call: set used */
-    STREAM_EVENT_SENT,      /* the bytes of stream_write are on their way */
-    STREAM_EVENT_SECURE,    /* the TLS handshake is done and the peer was verified */
+    STREAM_EVENT_DATA,   /* data holds bytes, borrowed for the call: set used */
+    STREAM_EVENT_SENT,   /* the bytes of stream_write are on their way */
+    STREAM_EVENT_SECURE, /* the TLS handshake is done and the peer was verified */
     STREAM_EVENT_ENDED,  /* the peer ended it, or it failed: err, and tls_failure when TLS did. Then
                             only close */
     STREAM_EVENT_CLOSED, /* after stream_close, once: the struct is the owner's again */
@@ -30,12 +29,11 @@ typedef void stream_fn(struct stream *s, enum stream_event event);
 
 /* Each value says what is true in it. */
 enum stream_state {
-    STREAM_STATE_IDLE,       /* no socket */
-    STREAM_STATE_CONNECTING, /* a connect is pending */
-    STREAM_STATE_PLAIN,      /* bytes pass as they are */
-    STREAM_STATE_HANDSHAKE,  /* TLS has begun; only its own bytes pass */
-    STREAM_STATE_SECURE,     /* bytes pass through TLS */
-    STREAM_STATE_ENDED,      /* ENDED was told or is about to be */
+    STREAM_STATE_IDLE,      /* no socket */
+    STREAM_STATE_PLAIN,     /* bytes pass as they are */
+    STREAM_STATE_HANDSHAKE, /* TLS has begun; only its own bytes pass */
+    STREAM_STATE_SECURE,    /* bytes pass through TLS */
+    STREAM_STATE_ENDED,     /* ENDED was told or is about to be */
     STREAM_STATE_PARTING, /* close was asked for: close_notify or a last look at what the peer sends
                            */
     STREAM_STATE_CLOSING, /* all operations were cancelled; the descriptor goes when they have ended
@@ -64,7 +62,7 @@ struct stream {
     struct slice sealing; /* the part of it that was not sent yet */
     uint8_t *carry;       /* owned: bytes that came and were not used */
     size_t carry_bytes;
-    struct io_op connect, recv, send, close;
+    struct io_op recv, send, close;
     struct io_op kick; /* a timer: does now what may not be done inside an owner's call */
 };
 
@@ -73,9 +71,6 @@ void stream_init(struct stream *s, struct io *io, stream_fn *fn);
 
 /* Takes over a connected socket. */
 void stream_open(struct stream *s, int fd);
-
-/* Makes a socket and connects it; CONNECTED or ENDED follows. */
-MUST_CHECK enum err stream_connect(struct stream *s, const struct sockaddr *address, socklen_t len);
 
 /*
  * Starts TLS; SECURE or ENDED follows. Bytes that came before and were not used are thrown away:

@@ -359,6 +359,24 @@ def test_status_with_a_marked_upstream(daemon):
     assert_no_colours(done.out)
 
 
+def test_status_says_which_upstream_an_advice_is_for(daemon):
+    """Not where there is one alone, for then it is clear; the same advice for several stands once."""
+    def marked(name, hint):
+        return {**marked_status()["upstreams"][0], "name": name, "hint": hint}
+    status = marked_status()
+    status["upstreams"] = [marked("main", "Mend it."), marked("shop", "Mend it."),
+                           marked("far", "Wait."), {"name": "well", "state": "well"}]
+    status["verdict"]["hint"] = "Wait."
+    daemon.answers["status"] = status
+    todo = ask(daemon).out.split("What to do:\n")[1].splitlines()
+    assert todo[:2] == ["  far: Wait.", "  main, shop: Mend it."]
+    daemon.answers["counts"] = {"schema": 1}
+    todo = ask(daemon, "upstreams").out.split("What to do:\n")[1].splitlines()
+    assert todo == ["  main, shop: Mend it.", "  far: Wait."]
+    status["upstreams"] = [marked("main", "Wait.")]
+    assert ask(daemon).out.split("What to do:\n")[1].splitlines()[0] == "  Wait."
+
+
 def test_status_attention_is_not_ok(daemon):
     status = status_answer()
     status["verdict"]["level"] = "attention"
@@ -719,6 +737,39 @@ def test_counts(daemon):
         assert_explains(ask(daemon, "queue", "--by", "reason", *words), 64, "counts all messages")
 
 
+def count_pages(count, per_page):
+    """So many devices, as the command counts answers them."""
+    def answer(args):
+        first = int(args.get("after", "-1")) + 1
+        last = min(first + min(args["limit"], per_page), count)
+        rows = [{"name": "%06d" % n, "queued": n, "held": 0, "failed": 0, "trashed": 0}
+                for n in range(first, last)]
+        return {"schema": 1, "by": args["by"], "rows": rows,
+                "after": "%06d" % (last - 1) if last < count else None}
+    return answer
+
+
+def test_counts_of_more_than_one_answer_holds(daemon):
+    daemon.answers["counts"] = count_pages(3412, 1000)
+    done = ask(daemon, "queue", "--by", "device")
+    assert done.code == 0 and len(done.lines()) == 1 + 3412 and "there are more" not in done.out
+    assert done.lines()[-1].split() == ["003411", "3411", "0", "0", "0"]
+    assert [a.get("after") for a in daemon.asked("counts")] == [None, "000999", "001999", "002999"]
+    whole = json.loads(ask(daemon, "queue", "--by", "device", "--json").out)
+    assert len(whole["rows"]) == 3412 and whole["after"] is None
+
+
+def test_counts_without_end_are_cut_and_say_so(daemon):
+    daemon.answers["counts"] = count_pages(1_000_000, 20)
+    done = ask(daemon, "queue", "--by", "device")
+    assert len(daemon.asked("counts")) == 100
+    assert done.lines()[-1] == ("These are the first 2000; there are more. Look for one: "
+                                "tasukictl queue device:NAME")
+    assert json.loads(ask(daemon, "queue", "--by", "device", "--json").out)["after"] == "001999"
+    daemon.answers["counts"] = dict(count_pages(40, 20)({"by": "device", "limit": 20}))
+    assert_explains(ask(daemon, "queue", "--by", "device"), 69, "counts cannot be understood")
+
+
 def test_compact(daemon):
     daemon.answers["compact"] = {"schema": 1, "before_bytes": 8 << 20, "after_bytes": 1 << 20}
     done = ask(daemon, "compact")
@@ -785,10 +836,12 @@ def many_upstreams(count):
                  concurrency=4, paused_until_ms=NOW_MS + 2 * MINUTE_MS, rate_room=0,
                  rate_next_ms=NOW_MS + 5 * MINUTE_MS, forecast_ms=NOW_MS + 90 * MINUTE_MS,
                  outage_ms=3 * MINUTE_MS,
-                 rates=[{"most": 30, "of": "messages", "per": "min"},
-                        {"most": 10000, "of": "recipients", "per": "day"}],
+                 rates=[{"most": 30, "of": "messages", "per": "min", "used": 30},
+                        {"most": 10000, "of": "recipients", "per": "day", "used": 412}],
                  pipeline={"mode": "safe", "max": "safe", "reason": "it said " + ESC + "[31m 500",
-                           "until_ms": NOW_MS + 2 * 86_400_000})
+                           "until_ms": NOW_MS + 2 * 86_400_000,
+                           "lowered": {"max": "off", "reason": "it " + ESC + "[31m broke",
+                                       "until_ms": NOW_MS + 52 * MINUTE_MS}})
     for at in range(1, count):
         status["upstreams"].append({**first, "name": "up%d" % at, "state": "well",
                                     "stand_in": None, "hint": "",
@@ -810,8 +863,10 @@ def test_upstreams_in_detail(daemon):
                   "2 of 4 connections, 1 busy", "TLSv1.3 TLS_AES_256_GCM_SHA384",
                   r"lowered; more than safe is tried again in 2 d. Learnt: it said \x1b[31m 500",
                   "4 connections at once may have work; paused, as the upstream asked: it goes on "
-                  "in 2 min", "30 messages/min, 10000 recipients/day: used up; the next message may "
-                  "go in 5 min", "1234 messages, 2 more held; all will have left in 1 h 30 min",
+                  "in 2 min", "30 of 30 messages/min, 412 of 10000 recipients/day used: used up; the "
+                  "next message may go in 5 min",
+                  r"lowered on suspicion; more than off is tried again in 52 min. Suspected: it "
+                  r"\x1b[31m broke", "1234 messages, 2 more held; all will have left in 1 h 30 min",
                   "120 delivered, 3 deferred, 1 refused; the last delivery 3 min ago",
                   "out of order for 3 min in all", "What to do:\n  Check user and password-file"):
         assert words in done.out, (words, done.out)
@@ -838,6 +893,10 @@ def test_upstreams_of_an_older_daemon(daemon):
     daemon.answers.update(status=status_answer(), counts={"schema": 1})
     done = ask(daemon, "upstreams")
     assert done.code == 0 and "Rate          no limit is set" in done.out
+    status = status_answer()
+    status["upstreams"][0].update(rates=[{"most": 30, "of": "messages", "per": "min"}], rate_room=3)
+    daemon.answers["status"] = status
+    assert "Rate          30 messages/min: 3 more messages" in ask(daemon, "upstreams").out
     daemon.answers["status"] = {"schema": 1}
     assert ask(daemon, "upstreams").code == 0
     assert_explains(ask(daemon, "upstreams", "main"), 66, "no upstream")

@@ -1,5 +1,7 @@
 """History, why, transcript, trash, counts, backup and compact, with the real daemon."""
 
+import smtplib
+
 import pytest
 
 from peers import PASSWORD, section, wait_until
@@ -64,6 +66,40 @@ def test_deleted_and_brought_back(waiting):
     server.mend()
     assert daemon.ctl("retry", *ids, "--yes").code == 0
     wait_until(daemon.queue_empty, what=daemon.log)
+
+
+def test_undelete_by_filter_means_what_is_in_the_trash(waiting):
+    """A filter that fits others, too, leaves them alone and skips nothing."""
+    daemon, _, _, ids = waiting
+    assert daemon.ctl("delete", ids[0]).code == 0
+    tried = daemon.ctl("undelete", "subject:nothing", "--yes")
+    assert tried.code == 66, tried.out
+    dry = daemon.ctl("undelete", "to:example.test", "--dry-run", "--json").json()
+    assert (dry["matched"], dry["ids"]) == (1, [ids[0]])
+    done = daemon.ctl("undelete", "to:example.test", "--yes", "--json")
+    assert done.code == 0, done.out
+    assert (done.json()["matched"], done.json()["changed"], done.json()["skipped"]) == (1, 1, [])
+    assert sorted(m["id"] for m in daemon.queue()) == sorted(ids)
+    assert daemon.ctl("undelete", "to:example.test", "--yes").code == 66
+    # The other commands leave out what is in the trash, unless it is named.
+    assert daemon.ctl("delete", ids[0]).code == 0
+    assert daemon.ctl("hold", "to:example.test", "--yes", "--json").json()["matched"] == 1
+    assert daemon.ctl("delete", "state:trashed", "--yes", "--json").json()["matched"] == 1
+
+
+def test_more_devices_than_one_answer_holds(waiting):
+    """The daemon answers a thousand at once: the rest is asked for, and nothing is left out."""
+    daemon, _, _, _ = waiting
+    addresses = ["127.0.%d.%d" % (n // 200 + 1, n % 200 + 1) for n in range(1050)]
+    for address in addresses:
+        with smtplib.SMTP("127.0.0.1", daemon.port, source_address=(address, 0)) as client:
+            client.sendmail("a@example.test", ["b@example.test"], "Subject: x\r\n\r\nx\r\n")
+    told = daemon.ctl("queue", "--by", "device", "--json").json()
+    assert told["after"] is None
+    assert {row["name"]: row["queued"] for row in told["rows"]} == \
+        {"127.0.0.1": 2, **dict.fromkeys(addresses, 1)}
+    table = daemon.ctl("queue", "--by", "device").out.splitlines()
+    assert len(table) == 1 + 1051 and not any("there are more" in line for line in table)
 
 
 def test_deleted_twice_is_gone(waiting):

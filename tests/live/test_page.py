@@ -349,10 +349,17 @@ def test_what_is_kept_and_the_pace(browser, web, daemon):
         assert words in card
     status = status_answer()
     status["upstreams"][0].update(paused_until_ms=NOW_MS + 3_600_000, concurrency=1, rate_room=0,
-                                  rate_next_ms=NOW_MS + 3_600_000, forecast_ms=NOW_MS + 420_000)
+                                  rate_next_ms=NOW_MS + 3_600_000, forecast_ms=NOW_MS + 420_000,
+                                  rates=[{"most": 30, "of": "messages", "per": "min", "used": 30},
+                                         {"most": 10000, "of": "recipients", "per": "day",
+                                          "used": 412}])
+    status["upstreams"][0]["pipeline"]["lowered"] = {
+        "max": "off", "reason": "connections broke", "until_ms": NOW_MS + 3_000_000}
     daemon.answers["status"] = status
     browser.wait_for_text("#upstreams", "as the upstream asked")
     for words in ("paused for", "up to 1 at once", "its rate is used up for",
+                  "used 30 of 30 messages/min and 412 of 10,000 recipients/day",
+                  "not more than off for", "(connections broke)",
                   "what waits has left in about 7 min"):
         assert words in browser.text("#upstreams"), words
 

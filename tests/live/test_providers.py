@@ -100,6 +100,18 @@ class Provider(ScriptedUpstream):
         peers.threading.Thread(target=self.accept, daemon=True).start()
 
 
+def judge_gmails_words(daemon, name):
+    """The same whether the daemon answers or the disk does."""
+    words = "the account has sent as much as it may in a day"
+    why = daemon.ctl("why", name, "--json").json()
+    assert why["sentence"].startswith("It waits: " + words + " (main said: 550 5.4.5 Daily"), why
+    assert "Google Workspace allows more" in why["hint"]
+    assert any(words in fact for fact in why["facts"]), why
+    assert words in daemon.ctl("show", name, "--json").json()["sentence"]
+    (listed,) = daemon.ctl("queue", "--json").rows()
+    assert listed["sentence"] == words
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="listens on port 587, which takes root")
 def test_gmail_by_its_name(tasuki, certificates, names):
     """upstream = gmail: the server, the port and TLS are known, and so is what its refusal means."""
@@ -126,6 +138,10 @@ def test_gmail_by_its_name(tasuki, certificates, names):
         daemon.send()
         wait_until(lambda: daemon.events("upstream-throttled"), what=daemon.log)
         assert daemon.status()["queue"]["failed"] == 0
+        (waits,) = wait_until(lambda: daemon.queue("reason:throttled"), what=daemon.log)
+        judge_gmails_words(daemon, waits["id"])
+        daemon.stop()
+        judge_gmails_words(daemon, waits["id"])
     finally:
         server.stop()
 

@@ -45,14 +45,15 @@ def test_one_that_works(tasuki, postfix, certificates):
     assert told["TLS"].startswith("TLSv1.")
     assert told["Login by"] == "SCRAM-SHA-256" and told["Pipelining"] == "stream"
     assert told["Rate"] == \
-        "30 messages/min, 10000 recipients/day: 29 more messages may go now"
+        "1 of 30 messages/min, 1 of 10000 recipients/day used: 29 more messages may go now"
+    assert "rate: 1 of 30 messages/min" in daemon.ctl("status").out
     assert told["Waiting"] == "0 messages"
     assert told["Since start"].startswith("1 delivered, 0 deferred, 0 refused; the last delivery")
     assert "What to do" not in done.out
     (row,) = daemon.ctl("upstreams", "--json").rows()
     assert row["schema"] == 1 and row["provider"] is None and row["queued"] == 0
-    assert row["rates"] == [{"most": 30, "of": "messages", "per": "min"},
-                            {"most": 10000, "of": "recipients", "per": "day"}]
+    assert row["rates"] == [{"most": 30, "of": "messages", "per": "min", "used": 1},
+                            {"most": 10000, "of": "recipients", "per": "day", "used": 1}]
     assert daemon.ctl("upstreams", "main").out.splitlines()[:3] == done.out.splitlines()[:3]
 
 
@@ -78,7 +79,7 @@ def test_several_of_which_one_is_down(tasuki, scripted_upstream):
     up = daemon.upstream("main")
     assert "Upstream      main: down, backup carries its mail" in done.out
     assert up["sentence"] in done.out and "554 5.7.1 no entry" in done.out
-    assert done.out.split("What to do:\n")[1].strip() == up["hint"]
+    assert done.out.split("What to do:\n")[1].strip() == "main: " + up["hint"]
     one = daemon.ctl("upstreams", "backup")
     assert one.code == 0 and facts(one.out)["Use"] == "when-down"
     one = daemon.ctl("upstreams", "main")
@@ -119,6 +120,45 @@ def test_what_was_learnt(tasuki, scripted_upstream):
     told = facts(daemon.ctl("upstreams").out)["Pipelining"]
     assert re.fullmatch("safe lowered; more than safe is tried again in 6 d .*. Learnt: " +
                         re.escape(lowered["why"]), told), told
+
+
+def test_what_is_only_suspected(tasuki, scripted_upstream):
+    """Two connections in a row that broke before a single answer: less at once for an hour."""
+    server = scripted_upstream()
+    server.faults = {"MAIL": RESET}
+    daemon = tasuki(plain("main", server, probe_min="1s", probe_max="1s"), workers="1",
+                    retry_min="1s", retry_max="1s")
+    assert daemon.upstream()["pipeline"]["lowered"] is None
+    daemon.send()
+    (logged, *_) = wait_until(lambda: daemon.events("pipeline-lowered"), what=daemon.log)
+    pipeline = daemon.upstream()["pipeline"]
+    lowered = pipeline["lowered"]
+    assert (lowered["max"], lowered["reason"]) == (logged["to"], logged["why"])
+    assert 0 <= time.time() * 1000 + 3600 * 1000 - lowered["until_ms"] < 600 * 1000
+    assert pipeline["until_ms"] is None, "it is not remembered"
+    server.mend()
+    wait_until(daemon.queue_empty, what=daemon.log)
+    told = facts(daemon.ctl("upstreams").out)["Pipelining"]
+    assert re.fullmatch("(safe|off) lowered on suspicion; more than (safe|off) is tried again in "
+                        "5[0-9] min.*. Suspected: " + re.escape(lowered["reason"]), told), told
+
+
+def test_each_advice_names_its_upstream(tasuki, scripted_upstream):
+    main, shop, third = (scripted_upstream() for _ in range(3))
+    main.faults = {"greeting": b"554 5.7.1 no entry"}
+    shop.faults = third.faults = {"EHLO": b"550 who are you"}
+    daemon = tasuki(plain("main", main) +
+                    plain("shop", shop, use="for sender:*@shop.example") +
+                    plain("third", third, use="for sender:*@third.example"))
+    for sender in ("a@b.example", "a@shop.example", "a@third.example"):
+        daemon.send(sender=sender)
+    wait_until(lambda: [daemon.upstream(name)["state"] for name in ("main", "shop", "third")] ==
+               ["marked"] * 3, what=daemon.log)
+    advice = [daemon.upstream(name)["hint"] for name in ("main", "shop")]
+    for command in ("status", "upstreams"):
+        todo = " ".join(daemon.ctl(command).out.split("What to do:\n")[1].split())
+        assert "main: " + advice[0] in todo and "shop, third: " + advice[1] in todo, todo
+        assert all(todo.count(words) == 1 for words in advice), "each stands once"
 
 
 def test_a_known_provider(tasuki):

@@ -97,22 +97,26 @@ static void test_a_rate_holds(void **state)
 {
     struct fixture *f = *state;
     f->config->upstreams[0].rate.most[CONFIG_RATE_MESSAGES][CONFIG_RATE_HOUR] = 3;
+    f->config->upstreams[0].rate.most[CONFIG_RATE_RECIPIENTS][CONFIG_RATE_DAY] = 100;
     begin(f);
     for (size_t at = 0; at < 5; at++) {
         (void)accept_one(f, 1);
     }
     upstream_up(f, 4);
     struct flow_job *jobs[3] = {job_wait(f), job_wait(f), job_wait(f)};
-    (void)settled(f);
+    struct flow_status status = settled(f);
     assert_true(workers_quiet(f)); /* what is under way counts */
+    assert_int_equal(status.upstreams[0].rate_used[CONFIG_RATE_MESSAGES][CONFIG_RATE_HOUR], 3);
     job_answer(f, jobs[0], OUTCOME_DELIVERED, 1);
     job_answer(f, jobs[1], OUTCOME_DEFERRED, 1); /* deferred: it does not */
     struct flow_job *job = job_wait(f);
     job_answer(f, jobs[2], OUTCOME_DELIVERED, 1);
     job_answer(f, job, OUTCOME_DELIVERED, 1);
-    struct flow_status status = settled(f);
+    status = settled(f);
     assert_true(workers_quiet(f));
     assert_int_equal(status.upstreams[0].delivered, 3);
+    assert_int_equal(status.upstreams[0].rate_used[CONFIG_RATE_MESSAGES][CONFIG_RATE_HOUR], 3);
+    assert_int_equal(status.upstreams[0].rate_used[CONFIG_RATE_RECIPIENTS][CONFIG_RATE_DAY], 3);
     assert_true(status.upstreams[0].rate_limited);
     assert_int_equal(status.upstreams[0].rate_room, 0);
     assert_true(status.upstreams[0].rate_next_ms > status.now_ms);
@@ -139,6 +143,44 @@ static void test_the_outage_is_told(void **state)
     job_answer(f, job_wait(f), OUTCOME_DELIVERED, 1);
     status = settled(f);
     assert_int_equal(status.upstreams[0].outage_ms, outage_ms);
+}
+
+/* A worker suspects pipelining: that is told, as long as it holds; one that lowers less does not
+ * hide one that lowers more. */
+static void test_a_suspicion_is_told(void **state)
+{
+    static const struct {
+        struct flow_lowered said;
+        uint8_t max;
+        uint64_t left_ms; /* 0: whatever it was before */
+    } rows[] = {
+        {{0}, 0, 0}, {{2, 3600000, "first"}, 2, 3600000}, {{1, 1800000, "second"}, 1, 1800000},
+        {{0}, 1, 0}, {{2, 7200000, "third"}, 1, 0},       {{1, 1, "fourth"}, 0, 0},
+    };
+    struct fixture *f = *state;
+    begin(f);
+    uint64_t until_ms = 0;
+    for (size_t at = 0; at < sizeof rows / sizeof rows[0]; at++) {
+        (void)accept_one(f, 1);
+        struct flow_link *link = upstream_up(f, 1);
+        job_answer(f, job_wait(f), OUTCOME_DELIVERED, 1);
+        link->lowered = rows[at].said;
+        link_down(f, link, OUTCOME_NONE);
+        (void)settled(f);
+        struct timespec tick = {.tv_nsec = 3000000};
+        nanosleep(&tick, NULL);
+        struct flow_status status = settled(f);
+        const struct flow_upstream_status *u = &status.upstreams[0];
+        assert_int_equal(u->lowered_max, rows[at].max);
+        if (rows[at].left_ms != 0) {
+            assert_string_equal(u->lowered_why, rows[at].said.why);
+            assert_in_range(u->lowered_until_ms - status.now_ms, rows[at].left_ms - 60000,
+                            rows[at].left_ms);
+            until_ms = u->lowered_until_ms;
+        }
+        assert_int_equal(u->lowered_until_ms, rows[at].max == 0 ? 0 : until_ms);
+        assert_int_equal(u->pipeline_max, 0); /* nothing is remembered */
+    }
 }
 
 /* ---- whose turn ---- */
@@ -251,6 +293,7 @@ int main(void)
         CASE(test_a_throttle_slows_the_upstream_down),
         CASE(test_a_rate_holds),
         CASE(test_the_outage_is_told),
+        CASE(test_a_suspicion_is_told),
         CASE(test_one_devices_flood_delays_no_other),
         CASE(test_nor_after_a_restart),
     };

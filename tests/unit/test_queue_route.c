@@ -69,6 +69,58 @@ static void test_upstreams_without_terms_share(void **state)
     assert_int_equal(settled(f).count_by_state[MESSAGE_QUEUED], 0);
 }
 
+/* So many more than fit into memory, of this sender. */
+static void backlog(struct fixture *f, const char *from, uint32_t count)
+{
+    enum { AT_ONCE = 256 };
+    struct letter *letters = calloc(AT_ONCE, sizeof *letters);
+    assert_non_null(letters);
+    for (uint32_t sent = 0; sent < count;) {
+        uint32_t round = 0;
+        for (; round < AT_ONCE && sent < count; round++, sent++) {
+            struct letter *l = &letters[round];
+            *l = (struct letter){.from = from};
+            letter_to(l, "x@y");
+            l->client.intake.id = msg_id_make(++f->ids, 1);
+            letter_end(f, l);
+        }
+        for (uint32_t at = 0; at < round; at++) {
+            (void)box_wait(&f->clients, FLOW_INTAKE);
+        }
+    }
+    free(letters);
+}
+
+/* What waits for one says nothing about another: with 1000 an hour the rate alone decides. */
+static void test_each_is_forecast_by_what_waits_for_it(void **state)
+{
+    struct fixture *f = *state;
+    static const uint64_t hour_ms = 3600000;
+    static const uint32_t counts[2] = {SCHED_WINDOW_MAX + 904, 2 * SCHED_WINDOW_MAX + 1808};
+    upstreams(f, (const char *const[]){"for sender:*@shop.example", "always", NULL});
+    for (size_t at = 0; at < 2; at++) {
+        f->config->upstreams[at].rate.most[CONFIG_RATE_MESSAGES][CONFIG_RATE_HOUR] = 1000;
+    }
+    begin(f);
+    backlog(f, "a@shop.example", counts[0]);
+    backlog(f, "a@b", counts[1]);
+    struct flow_link *links[2] = {link_wait(f), link_wait(f)};
+    link_up(f, links[0], 1);
+    link_up(f, links[1], 1);
+    uint64_t sent[2] = {0};
+    while (sent[0] < 20 || sent[1] < 20) { /* how fast it is, has to be seen */
+        struct flow_job *job = job_wait(f);
+        sent[job->link->upstream]++;
+        job_answer(f, job, OUTCOME_DELIVERED, 1);
+    }
+    struct flow_status status = settled(f);
+    for (size_t at = 0; at < 2; at++) {
+        uint64_t takes_ms = (counts[at] - 1000) * hour_ms / 1000;
+        assert_in_range(status.upstreams[at].forecast_ms - status.now_ms, takes_ms - hour_ms / 10,
+                        takes_ms + hour_ms / 10);
+    }
+}
+
 /* ---- stand-ins ---- */
 
 /* main is down, and stays so; backup has come up for it, with room for so many jobs. */
@@ -515,6 +567,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(test_terms_decide_in_the_order_of_the_file),
         CASE(test_upstreams_without_terms_share),
+        CASE(test_each_is_forecast_by_what_waits_for_it),
         CASE(test_a_stand_in_takes_over),
         CASE(test_a_stand_in_takes_nothing_else),
         CASE(test_stand_ins_have_an_order),

@@ -234,6 +234,33 @@ static void test_clocks_at_both_ends(void **state)
     }
 }
 
+/* What was counted and what is under way; what has left the span is used no more. */
+static void test_what_is_used(void **state)
+{
+    (void)state;
+    struct sched_upstream *s = upstream_new(SCHED_RATE_MESSAGES, SCHED_RATE_MINUTE, 30);
+    uint64_t now_ms = 5000000;
+    struct sched_item item;
+    offer(s, 4);
+    assert_int_equal(send_all(s, now_ms, 5), 4);
+    offer(s, 1);
+    assert_true(sched_take(s, now_ms, &item));
+    static const struct {
+        uint64_t after_ms;
+        uint32_t minute, hour; /* recipients */
+    } rows[] = {{0, 21, 21}, {30000, 21, 21}, {2 * MINUTE_MS, 1, 21}, {2 * HOUR_MS, 1, 1}};
+    for (size_t at = 0; at < sizeof rows / sizeof rows[0]; at++) {
+        uint64_t then_ms = now_ms + rows[at].after_ms;
+        assert_int_equal(sched_rate_used(s, SCHED_RATE_RECIPIENTS, SCHED_RATE_MINUTE, then_ms),
+                         rows[at].minute);
+        assert_int_equal(sched_rate_used(s, SCHED_RATE_RECIPIENTS, SCHED_RATE_HOUR, then_ms),
+                         rows[at].hour);
+        uint32_t used = sched_rate_used(s, SCHED_RATE_MESSAGES, SCHED_RATE_MINUTE, then_ms);
+        assert_int_equal(used + sched_rate_room(s, then_ms), 30);
+    }
+    free(s);
+}
+
 /* ---- the forecast ---- */
 
 static void deliver_for(struct sched_upstream *s, uint64_t *now_ms, uint32_t count,
@@ -303,6 +330,7 @@ int main(void)
         cmocka_unit_test(test_a_restart_forgets_nothing),
         cmocka_unit_test(test_a_restart_trusts_nothing),
         cmocka_unit_test(test_clocks_at_both_ends),
+        cmocka_unit_test(test_what_is_used),
         cmocka_unit_test(test_the_forecast),
         cmocka_unit_test(test_the_forecast_after_a_suspend),
     };

@@ -12,6 +12,7 @@
 #include "daemon/stream/stream.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <openssl/pem.h>
@@ -114,7 +115,6 @@ static void on_stream(struct stream *s, enum stream_event event)
         write_more(e);
         break;
     case STREAM_EVENT_SECURE:
-    case STREAM_EVENT_CONNECTED:
         break;
     case STREAM_EVENT_ENDED:
         e->seen->err = s->err;
@@ -616,39 +616,52 @@ static void case_peer_is_gone_when_writing(void)
     assert_int_equal(a_seen.events[STREAM_EVENT_SENT], 0);
 }
 
-static bool a_connected(void)
+/* Writable from the first moment, but not before it has a socket. */
+static void case_given_a_socket(void)
 {
-    return a_seen.events[STREAM_EVENT_CONNECTED] == 1;
-}
-
-static void case_connect(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
-    socklen_t len = sizeof address;
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(listener, (struct sockaddr *)(void *)&address, len), 0);
-    assert_int_equal(getsockname(listener, (struct sockaddr *)(void *)&address, &len), 0);
-    a = end_new(&a_seen); /* nobody listens yet */
-    assert_int_equal(stream_connect(&a->stream, (struct sockaddr *)(void *)&address, len), ERR_OK);
-    assert_false(stream_writable(&a->stream));
-    run_until(a_closed);
-    assert_int_equal(a_seen.err, ERR_REFUSED);
-    assert_int_equal(listen(listener, 1), 0);
+    int fds[2];
+    char end[1];
     a = end_new(&a_seen);
-    assert_int_equal(stream_connect(&a->stream, (struct sockaddr *)(void *)&address, len), ERR_OK);
-    run_until(a_connected);
+    assert_false(stream_writable(&a->stream));
+    tcp_pair(fds);
+    stream_open(&a->stream, fds[0]);
     assert_true(stream_writable(&a->stream));
     close_now(a, true);
-    close(listener);
+    run_a_while();
+    assert_int_equal(recv(fds[1], end, sizeof end, 0), 0);
+    close(fds[1]);
     run_until(a_closed);
+    assert_int_equal(a_seen.events[STREAM_EVENT_ENDED], 0);
+}
+
+/* What connect says. */
+static int connect_nowhere(int fd)
+{
+    struct sockaddr_in nowhere = {.sin_family = AF_INET,
+                                  .sin_port = htons(1),
+                                  .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
+    return connect(fd, (struct sockaddr *)(void *)&nowhere, sizeof nowhere) == 0 ? 0 : errno;
+}
+
+/* A connection that came to nothing is an end like any other. */
+static void case_given_an_unconnected_socket(void)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int refused = connect_nowhere(fd);
+    assert_true(refused == ECONNREFUSED || refused == EINPROGRESS);
+    a = end_open(&a_seen, fd);
+    a->to_write = 10;
+    write_more(a);
+    run_until(a_closed);
+    assert_int_equal(a_seen.events[STREAM_EVENT_ENDED], 1);
+    assert_int_equal(a_seen.events[STREAM_EVENT_SENT], 0);
+    assert_int_not_equal(a_seen.err, ERR_OK);
 }
 
 /* ---- closing in every state ---- */
 
 enum where {
     IDLE,
-    CONNECTING,
     FRESH,
     READING,
     CARRYING,
@@ -672,8 +685,6 @@ static void reach_secured(void)
 
 static void reach(enum where where)
 {
-    static const struct sockaddr_in nowhere = {
-        .sin_family = AF_INET, .sin_port = 0x0100, .sin_addr = {.s_addr = 0x0100007f}};
     int fds[2];
     b_seen = (struct seen){.closed = true};
     if (where == SECURED || where == SECURED_WRITING) {
@@ -682,18 +693,13 @@ static void reach(enum where where)
         unix_pair(fds);
         peer_fd = fds[1];
         a = end_new(&a_seen);
-        if (where > CONNECTING) {
+        if (where > IDLE) {
             stream_open(&a->stream, fds[0]);
         } else {
             close(fds[0]);
         }
     }
     switch (where) {
-    case CONNECTING:
-        assert_int_equal(stream_connect(&a->stream, (const struct sockaddr *)(const void *)&nowhere,
-                                        sizeof nowhere),
-                         ERR_OK);
-        return;
     case READING:
         stream_read(&live(a)->stream);
         return;
@@ -915,7 +921,8 @@ static const struct {
     ROW(peer_ends),
     ROW(peer_resets),
     ROW(peer_is_gone_when_writing),
-    ROW(connect),
+    ROW(given_a_socket),
+    ROW(given_an_unconnected_socket),
     ROW(close_everywhere),
     ROW(parting_has_an_end),
     ROW(close_inside_every_event),

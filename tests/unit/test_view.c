@@ -23,6 +23,7 @@ struct sample {
     struct record_history history; /* of use where `left` */
     struct record_trail trail;
     bool left;
+    enum playbook_provider provider;
 };
 
 static void sample_init(struct sample *s)
@@ -78,6 +79,7 @@ static struct record_message whole(const struct sample *s, bool sending)
                                    .envelope = s->envelope,
                                    .state = s->state,
                                    .leased = sending,
+                                   .provider = s->provider,
                                    .history = s->left ? &s->history : NULL,
                                    .trail = s->trail.move_count > 0 ? &s->trail : NULL};
 }
@@ -638,7 +640,7 @@ static void largest_moves_fit_their_bound(void **ctx)
         assert_false(to.overflow);
         assert_true(to.len - bare_bytes <= RECORD_TRAIL_MOVES_MAX * VIEW_MOVE_BYTES_MAX);
         buf_init(&to, memory, VIEW_MOVE_BYTES_MAX);
-        view_put_move_line(&to, &largest, 0);
+        view_put_move_line(&to, &message, &largest, 0);
         assert_false(to.overflow);
         free(memory);
     }
@@ -648,15 +650,22 @@ static void largest_moves_fit_their_bound(void **ctx)
 
 #define NOW_MS UINT64_C(1795508840000)
 
-static void assert_move_line(struct record_move move, const char *expected)
+static void assert_move_line_by(enum playbook_provider provider, struct record_move move,
+                                const char *expected)
 {
     char memory[VIEW_WHY_BYTES + 1];
     struct buf to;
     buf_init(&to, memory, sizeof memory - 1);
-    view_put_move_line(&to, &move, NOW_MS);
+    const struct record_message message = {.state.upstream = SLICE("main"), .provider = provider};
+    view_put_move_line(&to, &message, &move, NOW_MS);
     assert_false(to.overflow);
     memory[to.len] = '\0';
     assert_string_equal(memory, expected);
+}
+
+static void assert_move_line(struct record_move move, const char *expected)
+{
+    assert_move_line_by(PLAYBOOK_NONE, move, expected);
 }
 
 static void a_move_in_words(void **ctx)
@@ -722,6 +731,81 @@ static void why_a_message_waits(void **ctx)
     assert_why(&s, false,
                "It waits: the connection broke after the whole message was sent and before the "
                "answer came. It is tried again in 4 min.");
+}
+
+/* What Gmail says when the day's mail is used up. */
+static const struct record_recipient used_up = {
+    .state = RECIPIENT_DEFERRED,
+    .outcome = OUTCOME_THROTTLED,
+    .code = 550,
+    .enhanced = {5, 4, 5},
+    .text = {(const uint8_t *)"5.4.5 Daily user sending limit exceeded", 39},
+};
+#define USED_UP "the account has sent as much as it may in a day"
+
+static void a_providers_words_stand_in_every_view(void **ctx)
+{
+    (void)ctx;
+    struct sample s;
+    sample_init(&s);
+    add(&s, "c@d", used_up);
+    s.state.due_q = NOW_MS + 240000 - WALL_MINUS_Q;
+    s.provider = PLAYBOOK_GMAIL;
+    assert_why(&s, false,
+               "It waits: " USED_UP " (main said: 550 5.4.5 Daily user sending limit exceeded). "
+               "It is tried again in 4 min.");
+    struct record_recipient fate = used_up;
+    struct record_message message = whole(&s, false);
+    assert_non_null(strstr(view_words(&message, &fate).hint, "gmail-relay"));
+    json_t *row = view(&s, view_put_row, false);
+    assert_text(row, "sentence", USED_UP);
+    json_decref(row);
+    json_t *shown = view(&s, view_put_message, false);
+    json_t *recipient = json_array_get(json_object_get(shown, "recipients"), 0);
+    assert_text(recipient, "sentence", USED_UP);
+    json_decref(shown);
+    /* Another provider's, or an answer that it has no words for: the general ones. */
+    s.provider = PLAYBOOK_SES;
+    message = whole(&s, false);
+    assert_string_equal(view_words(&message, &fate).sentence,
+                        outcome_row(OUTCOME_THROTTLED)->sentence);
+    s.provider = PLAYBOOK_GMAIL;
+    fate.code = 451;
+    fate.text = SLICE("4.3.0 later");
+    message = whole(&s, false);
+    assert_string_equal(view_words(&message, &fate).sentence,
+                        outcome_row(OUTCOME_THROTTLED)->sentence);
+}
+
+static void a_move_has_the_words_of_its_own_upstream(void **ctx)
+{
+    (void)ctx;
+    struct record_move move = greylisted;
+    move.outcome = OUTCOME_THROTTLED;
+    move.code = 550;
+    move.text = used_up.text;
+    assert_move_line_by(PLAYBOOK_GMAIL, move,
+                        "40 s ago: deferred by main, " USED_UP ": 550 5.4.5 Daily user sending "
+                        "limit exceeded (connection 17, 120 ms)");
+    move.upstream = SLICE("backup");
+    char expected[300];
+    snprintf(expected, sizeof expected,
+             "40 s ago: deferred by backup, %s: 550 5.4.5 Daily user sending limit exceeded "
+             "(connection 17, 120 ms)",
+             outcome_row(OUTCOME_THROTTLED)->sentence);
+    assert_move_line_by(PLAYBOOK_GMAIL, move, expected);
+}
+
+/* They are longer than the general ones. */
+static void largest_words_fit_their_bound(void **ctx)
+{
+    (void)ctx;
+    static const size_t other_members = 180; /* of 512 in VIEW_ANSWER_BYTES_MAX: keys, numbers */
+    const struct playbook_reply *reply;
+    for (size_t index = 0; (reply = playbook_reply_at(index)) != NULL; index++) {
+        size_t bytes = strlen(reply->sentence) + strlen(reply->hint);
+        assert_true(bytes + strlen(outcome_row(reply->outcome)->word) + other_members <= 512);
+    }
 }
 
 static void why_a_message_has_failed(void **ctx)
@@ -808,6 +892,9 @@ int main(void)
         cmocka_unit_test(history_row_says_how_it_ended),
         cmocka_unit_test(largest_moves_fit_their_bound),
         cmocka_unit_test(a_move_in_words),
+        cmocka_unit_test(a_providers_words_stand_in_every_view),
+        cmocka_unit_test(a_move_has_the_words_of_its_own_upstream),
+        cmocka_unit_test(largest_words_fit_their_bound),
         cmocka_unit_test(why_a_message_waits),
         cmocka_unit_test(why_a_message_has_failed),
         cmocka_unit_test(why_a_message_has_left),

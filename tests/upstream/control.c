@@ -118,7 +118,6 @@ static void on_stream(struct stream *stream, enum stream_event event)
     case STREAM_EVENT_CLOSED:
         k->used = false;
         return;
-    case STREAM_EVENT_CONNECTED:
     case STREAM_EVENT_SECURE:
     default:
         return;

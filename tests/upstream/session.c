@@ -455,7 +455,6 @@ static void on_stream(struct stream *stream, enum stream_event event)
     case STREAM_EVENT_CLOSED:
         session_free(s);
         return;
-    case STREAM_EVENT_CONNECTED:
     default:
         return;
     }
