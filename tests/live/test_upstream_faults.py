@@ -257,6 +257,23 @@ def test_a_refused_password_is_not_sent_a_second_time(certificates, tasuki, scri
     assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
 
 
+def test_the_mechanisms_change_between_connections(certificates, tasuki, scripted_upstream):
+    """What worked before is no reason to send it where it is not offered, nor something weaker."""
+    server = scripted_upstream("starttls")
+    daemon = tasuki(login_section(server.port, certificates, connections=1, auth="plain",
+                                  keep_open="100ms"))
+    daemon.send(to="a@example.test")
+    wait_until(lambda: len(server.messages) == 1 and daemon.upstream()["connections"] == 0,
+               what=daemon.log)
+    server.mechanisms = b"LOGIN CRAM-MD5"
+    logins = len(server.heard(b"AUTH"))
+    daemon.send(to="b@example.test")
+    assert_named(daemon, "auth-no-mechanism")
+    assert len(server.heard(b"AUTH")) == logins and len(server.messages) == 1
+    server.mechanisms = b"LOGIN PLAIN"
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test", "b@example.test"])
+
+
 def test_a_silent_upstream_is_not_called_well(tasuki, scripted_upstream):
     server = scripted_upstream()
     server.faults = {"dot": "stall"}

@@ -233,6 +233,10 @@ static const struct dialogue dialogues[] = {
     {"the login is offered before TLS only", "starttls auth",
      HELLO "S+ 250-mx\nS+ 250-AUTH LOGIN\nS 250 STARTTLS\nC STARTTLS\nS 220 go\nE starttls\n"
            "> tls\nC EHLO me.example\nS 250 mx\nE failed no-auth at ehlo by 0\n"},
+    {"PIPELINING is offered before TLS only", "starttls safe",
+     HELLO "S+ 250-mx\nS+ 250-PIPELINING\nS 250 STARTTLS\nC STARTTLS\nS 220 go\nE starttls\n"
+           "> tls\nC EHLO me.example\nS 250 mx\nE ready\n> mail 1\nC MAIL FROM:<s@y.example>\nN\n"
+           "S 250 ok\nC RCPT TO:<a@x.example>\nN\n"},
     {"TLS is not offered", "starttls", HELLO "S 250 mx\nE failed no-starttls at ehlo by 0\n"},
     {"TLS is not offered, a login is", "starttls auth",
      HELLO "S+ 250-mx\nS 250 AUTH PLAIN\nE failed no-starttls at ehlo by 0\n"},

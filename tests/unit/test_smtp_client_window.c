@@ -3,6 +3,8 @@
  *
  * scripts[]   what the server says to which message, and what the owner hears, in every mode that
  *             the row names, sent and read in pieces of several sizes
+ * oddities    each kind of wrong answer in place of, behind, or instead of each answer
+ * unasked     a reply at every byte of what is sent
  * the end     at every byte of what is sent, and at every byte of what is answered
  *
  * After each the books are balanced: every message ends exactly once; what was told as taken is
@@ -54,9 +56,23 @@ struct script {
     const char *expected; /* NULL: only the books */
 };
 
+/* What is wrong about one answer. */
+struct oddity {
+    enum { ODDITY_INSTEAD, ODDITY_BEHIND, ODDITY_NOTHING } how;
+    const char *words;
+    bool refuses; /* a plain no: the message, or its recipient, has failed, and nobody else */
+};
+
 struct server {
     const char *answers;
-    uint32_t filler_lines; /* in front of every reply's last line */
+    uint32_t filler_lines;       /* in front of every reply's last line */
+    const struct oddity *oddity; /* of the answer with this number, from 0 */
+    uint32_t oddity_at;
+    uint32_t answer_count;
+    uint32_t oddity_message; /* whose answer that was */
+    bool owes;               /* it left an answer out */
+    const char *unasked;     /* said after so many bytes */
+    uint64_t unasked_at;
     struct buf line;
     uint8_t line_memory[2048];
     uint32_t message; /* whose transaction it is */
@@ -82,6 +98,7 @@ struct world {
     struct buf pending;
     uint64_t said_bytes, said_max; /* of the server's, that the client gets */
     size_t cut;
+    size_t piece; /* of content, as it is brought */
     uint64_t now_ms;
     struct buf heard;
     bool failed;
@@ -119,14 +136,9 @@ static struct slice server_answer(const struct server *server, const char *comma
     return slice_from_str(otherwise);
 }
 
-/* Says it and returns whether it was a yes (or a go-ahead). */
-static bool server_say(struct world *w, struct slice answer)
+static void server_put(struct world *w, struct slice answer)
 {
     struct server *server = &w->server;
-    if (server->ended || server->silent || answer.len == 0) {
-        return false;
-    }
-    bool yes = answer.data[0] == '2' || answer.data[0] == '3';
     server->ended = slice_equal(answer, SLICE("end"));
     server->silent = slice_equal(answer, SLICE("silence"));
     while (answer.len > 0 && !server->ended && !server->silent) {
@@ -141,6 +153,37 @@ static bool server_say(struct world *w, struct slice answer)
         answer = slice_tail(answer, end + 1);
     }
     assert_false(w->pending.overflow);
+}
+
+/* What it does is what it would have done; only a plain no is meant. */
+static bool server_say_oddly(struct world *w, struct slice answer, bool yes)
+{
+    struct server *server = &w->server;
+    const struct oddity *oddity = server->oddity;
+    server->oddity_message = server->message;
+    server->owes = oddity->how == ODDITY_NOTHING;
+    if (oddity->how == ODDITY_BEHIND) {
+        server_put(w, answer);
+    }
+    if (oddity->how != ODDITY_NOTHING) {
+        server_put(w, slice_from_str(oddity->words));
+    }
+    bool no = oddity->how == ODDITY_INSTEAD && (*oddity->words == '4' || *oddity->words == '5');
+    return yes && !no;
+}
+
+/* Says it and returns whether it was a yes (or a go-ahead). */
+static bool server_say(struct world *w, struct slice answer)
+{
+    struct server *server = &w->server;
+    if (server->ended || server->silent || answer.len == 0) {
+        return false;
+    }
+    bool yes = answer.data[0] == '2' || answer.data[0] == '3';
+    if (server->oddity != NULL && server->answer_count++ == server->oddity_at) {
+        return server_say_oddly(w, answer, yes);
+    }
+    server_put(w, answer);
     return yes;
 }
 
@@ -257,6 +300,12 @@ static void server_take(struct world *w, struct slice in)
     for (size_t index = 0; index < in.len && !server->ended; index++) {
         if (server->heard_bytes++ >= server->heard_max) {
             server->ended = true;
+            return;
+        }
+        if (server->unasked != NULL && server->heard_bytes == server->unasked_at + 1) {
+            server_put(w, slice_from_str(server->unasked));
+        }
+        if (server->ended) {
             return;
         }
         if (server->in_chunk) {
@@ -410,7 +459,7 @@ static void bring_content(struct world *w)
             }
         } else {
             /* pieces that end anywhere, but stay what they are until they are used */
-            size_t piece = 50000 - m->brought % 50000;
+            size_t piece = w->piece - m->brought % w->piece;
             size_t used = smtp_client_content(&w->client, slice_head(rest, piece), w->now_ms);
             m->brought += used;
             if (used == 0) {
@@ -453,12 +502,15 @@ static bool feed_some(struct world *w)
 
 static const char *const mode_words[] = {"off", "safe", "stream"};
 
-static void set_up(struct world *w, const struct script *script, enum smtp_client_pipelining mode,
-                   size_t cut)
+#define HELLO_ALL "250-mx\r\n250-SIZE\r\n250-CHUNKING\r\n250 PIPELINING\r\n"
+
+static void set_up_with(struct world *w, const struct script *script,
+                        enum smtp_client_pipelining mode, size_t cut, struct slice hello)
 {
     memset(w, 0, sizeof *w);
     w->script = script;
     w->cut = cut;
+    w->piece = 50000;
     w->now_ms = 1000;
     w->config = (struct smtp_client_config){.hello_name = "me.example",
                                             .pipelining = mode,
@@ -484,12 +536,17 @@ static void set_up(struct world *w, const struct script *script, enum smtp_clien
     buf_init(&w->server.line, w->server.line_memory, sizeof w->server.line_memory);
     w->server.heard_max = w->said_max = UINT64_MAX;
     smtp_client_init(&w->client, &w->config, w->output, w->now_ms);
-    struct slice hello = SLICE("220 mx\r\n");
-    assert_int_equal(smtp_client_feed(&w->client, hello, w->now_ms), hello.len);
+    struct slice greeting = SLICE("220 mx\r\n");
+    assert_int_equal(smtp_client_feed(&w->client, greeting, w->now_ms), greeting.len);
     smtp_client_output_done(&w->client, smtp_client_output(&w->client).len, w->now_ms);
-    hello = SLICE("250-mx\r\n250-SIZE\r\n250-CHUNKING\r\n250 PIPELINING\r\n");
     assert_int_equal(smtp_client_feed(&w->client, hello, w->now_ms), hello.len);
     pull(w);
+}
+
+static void set_up(struct world *w, const struct script *script, enum smtp_client_pipelining mode,
+                   size_t cut)
+{
+    set_up_with(w, script, mode, cut, SLICE(HELLO_ALL));
     assert_int_equal(w->client.mode, mode);
 }
 
@@ -519,7 +576,7 @@ static void run(struct world *w)
         if (w->server.ended || w->said_bytes == w->said_max) {
             smtp_client_stream_ended(&w->client);
         } else {
-            assert_true(w->server.silent); /* else somebody forgot something */
+            assert_true(w->server.silent || w->server.owes); /* else somebody forgot something */
             uint64_t deadline_ms = smtp_client_deadline_ms(&w->client);
             assert_true(deadline_ms != UINT64_MAX);
             smtp_client_expire(&w->client, deadline_ms - 1);
@@ -775,6 +832,171 @@ static void loses_at_every_byte(void **state)
 {
     (void)state;
     for_each_mode(lose_at_every_byte);
+}
+
+/* ---- an odd answer, at every place ---- */
+
+static const struct oddity oddities[] = {
+    {ODDITY_INSTEAD, "450 x", true},
+    {ODDITY_INSTEAD, "452-x|452 4.3.1 y", true},
+    {ODDITY_INSTEAD, "550 x", true},
+    {ODDITY_INSTEAD, "421 x", false},
+    {ODDITY_INSTEAD, "250 x", false},
+    {ODDITY_INSTEAD, "251-x|251 y", false},
+    {ODDITY_INSTEAD, "354 x", false},
+    {ODDITY_INSTEAD, "334 eA==", false},
+    {ODDITY_INSTEAD, "250-x|550 y", false},
+    {ODDITY_INSTEAD, "999 x", false},
+    {ODDITY_INSTEAD, "25", false},
+    {ODDITY_INSTEAD, "2500 x", false},
+    {ODDITY_INSTEAD, " ", false},
+    {ODDITY_INSTEAD, "silence", false},
+    {ODDITY_INSTEAD, "end", false},
+    {ODDITY_BEHIND, "250 x", false}, /* a no would be taken for the next command's answer */
+    {ODDITY_BEHIND, "421 x", false},
+    {ODDITY_BEHIND, "x", false},
+    {ODDITY_BEHIND, "end", false},
+    {ODDITY_NOTHING, "", false},
+};
+
+/* A no harms nobody but the message that it was said to. */
+static void check_the_others(const struct world *w)
+{
+    if (w->failed) {
+        fail_msg("%s, %s, cut %zu: answer %u: %s ends the connection: %.*s", w->script->name,
+                 mode_words[w->config.pipelining], w->cut, w->server.oddity_at,
+                 w->server.oddity->words, (int)w->heard.len, heard_memory);
+    }
+    for (uint32_t number = 1; number <= w->script->count; number++) {
+        const struct message *m = &w->messages[number];
+        bool whole = m->taken && m->taken_recipients == w->script->recipient_count;
+        assert_int_equal(whole, number != w->server.oddity_message);
+    }
+}
+
+/* Returns the number of answers that there were. */
+static uint32_t play_oddity(const struct script *script, enum smtp_client_pipelining mode,
+                            size_t cut, const struct oddity *oddity, uint32_t at)
+{
+    static struct world world;
+    set_up(&world, script, mode, cut);
+    world.piece = 40;
+    world.server.oddity = oddity;
+    world.server.oddity_at = at;
+    run(&world);
+    balance(&world);
+    if (oddity->refuses && at < world.server.answer_count) {
+        check_the_others(&world);
+    }
+    return world.server.answer_count;
+}
+
+static void bears_each_oddity_at_each_answer(void **state)
+{
+    (void)state;
+    static const struct script script = {"oddity", ALL, 3, 2, 100, "", NULL};
+    static const size_t some_cuts[] = {0, 1, 40};
+    static const uint32_t answers[] = {15, 15, 18}; /* in chunks of 40 there are three */
+    for (unsigned mode = 0; mode < 3; mode++) {
+        enum smtp_client_pipelining pipelining = (enum smtp_client_pipelining)mode;
+        uint32_t count = play_oddity(&script, pipelining, 0, &oddities[0], UINT32_MAX);
+        assert_int_equal(count, answers[mode]);
+        for (size_t kind = 0; kind < sizeof oddities / sizeof oddities[0]; kind++) {
+            for (uint32_t at = 0; at < count; at++) {
+                for (size_t cut = 0; cut < sizeof some_cuts / sizeof some_cuts[0]; cut++) {
+                    (void)play_oddity(&script, pipelining, some_cuts[cut], &oddities[kind], at);
+                }
+            }
+        }
+    }
+}
+
+/* At every byte that the server hears, before or behind what it has to say anyway. */
+static void bears_a_reply_that_nobody_asked_for(void **state)
+{
+    (void)state;
+    static struct world world;
+    static const struct script script = {"unasked", ALL, 3, 2, 100, "", NULL};
+    static const char *const words[] = {"250 x", "421 x", "250-x", "x"};
+    static const size_t some_cuts[] = {0, 1};
+    for (unsigned mode = 0; mode < 3; mode++) {
+        set_up(&world, &script, (enum smtp_client_pipelining)mode, 0);
+        world.piece = 40;
+        run(&world);
+        uint64_t heard = world.server.heard_bytes;
+        for (size_t index = 0; index < 2 * 4 * heard; index++) {
+            set_up(&world, &script, (enum smtp_client_pipelining)mode, some_cuts[index % 2]);
+            world.piece = 40;
+            world.server.unasked = words[index / 2 % 4];
+            world.server.unasked_at = index / 8;
+            run(&world);
+            balance(&world);
+            /* A reply's first line becomes one with the answer behind it. */
+            assert_true(world.failed || strcmp(world.server.unasked, "250-x") == 0);
+        }
+    }
+}
+
+/* A yes to what the server does not have yet is no yes. All that is sent at once it may have. */
+static void believes_no_yes_before_the_end(void **state)
+{
+    (void)state;
+    static const struct script script = {
+        "too early", ALL, 2, 2, 400, "1:early=250 x;1:content=250 x;1:.=554 x;1:LAST=554 x", NULL};
+    static struct world world;
+    for (unsigned mode = 0; mode < 3; mode++) {
+        for (size_t cut = 1; cut <= 3; cut++) {
+            set_up(&world, &script, (enum smtp_client_pipelining)mode, cut);
+            run(&world);
+            balance(&world);
+            assert_true(world.failed);
+            assert_int_equal(world.messages[1].fate, FATE_LOST);
+        }
+    }
+}
+
+/* ---- what is not announced ---- */
+
+/* Hears one command, or the content and its end, and answers before it is told more. */
+static void does_only_what_is_announced(void **state)
+{
+    (void)state;
+    static struct world w;
+    static const struct script script = {"announced", ALL, 3, 2, 100, "2:RCPT TO:<a=550 x", NULL};
+    static const struct {
+        const char *hello;
+        enum smtp_client_pipelining wanted, mode;
+    } rows[] = {
+        {"250 mx\r\n", SMTP_CLIENT_PIPELINING_STREAM, SMTP_CLIENT_PIPELINING_OFF},
+        {"250-mx\r\n250 CHUNKING\r\n", SMTP_CLIENT_PIPELINING_STREAM, SMTP_CLIENT_PIPELINING_OFF},
+        {"250-mx\r\n250 PIPELINING\r\n", SMTP_CLIENT_PIPELINING_STREAM,
+         SMTP_CLIENT_PIPELINING_SAFE},
+        {"250-mx\r\n250 PIPELINING\r\n", SMTP_CLIENT_PIPELINING_OFF, SMTP_CLIENT_PIPELINING_OFF},
+        {"250 mx\r\n", SMTP_CLIENT_PIPELINING_SAFE, SMTP_CLIENT_PIPELINING_OFF},
+        {HELLO_ALL, SMTP_CLIENT_PIPELINING_SAFE, SMTP_CLIENT_PIPELINING_SAFE},
+        {HELLO_ALL, SMTP_CLIENT_PIPELINING_STREAM, SMTP_CLIENT_PIPELINING_STREAM},
+    };
+    for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
+        set_up_with(&w, &script, rows[index].wanted, 0, slice_from_str(rows[index].hello));
+        assert_int_equal(w.client.mode, rows[index].mode);
+        uint32_t ahead = 0;
+        while (!all_over(&w)) {
+            pull(&w);
+            begin_more(&w);
+            bring_content(&w);
+            struct slice output = smtp_client_output(&w.client);
+            size_t line = slice_find(output, '\n') + 1;
+            ahead += !w.server.in_content && line < output.len;
+            while (send_some(&w)) {
+            }
+            while (feed_some(&w)) {
+                pull(&w);
+            }
+        }
+        balance(&w);
+        assert_false(w.failed);
+        assert_int_equal(ahead > 0, rows[index].mode != SMTP_CLIENT_PIPELINING_OFF);
+    }
 }
 
 /* ---- replies of a thousand lines ---- */
@@ -1157,6 +1379,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plays_the_scripts),
         cmocka_unit_test(loses_at_every_byte),
+        cmocka_unit_test(bears_each_oddity_at_each_answer),
+        cmocka_unit_test(bears_a_reply_that_nobody_asked_for),
+        cmocka_unit_test(believes_no_yes_before_the_end),
+        cmocka_unit_test(does_only_what_is_announced),
         cmocka_unit_test(reads_replies_of_a_thousand_lines),
         cmocka_unit_test(keeps_the_window_bounded),
         cmocka_unit_test(keeps_the_recipients_bounded),

@@ -50,6 +50,7 @@ struct recipe {
     bool authority;
     bool nul_in_name; /* an alternative name "relay.example.jp\0.evil.example" */
     int rsa_bits;     /* 0: P-256 */
+    bool sha1;        /* in the signature */
 };
 
 static void path_of(char *to, const char *file, const char *suffix)
@@ -142,7 +143,7 @@ static struct identity make(const struct recipe *recipe)
         add_name_with_nul(c);
     }
     EVP_PKEY *signer = recipe->issuer == NULL ? made.key : recipe->issuer->key;
-    assert_true(X509_sign(c, signer, EVP_sha256()) > 0);
+    assert_true(X509_sign(c, signer, recipe->sha1 ? EVP_sha1() : EVP_sha256()) > 0);
     save(recipe, &made);
     return made;
 }
@@ -212,6 +213,16 @@ static const struct recipe leaves[] = {
      .alt_names = "DNS:relay.example.jp",
      .issuer = &root,
      .rsa_bits = 1024},
+    {.file = "rsa",
+     .common_name = "x",
+     .alt_names = "DNS:relay.example.jp",
+     .issuer = &root,
+     .rsa_bits = 2048},
+    {.file = "sha1",
+     .common_name = "x",
+     .alt_names = "DNS:relay.example.jp",
+     .issuer = &root,
+     .sha1 = true},
     {.file = "brief",
      .common_name = "x",
      .alt_names = "DNS:relay.example.jp",
@@ -1059,6 +1070,8 @@ static void test_old_and_weak(void **state)
         {"good", TLS1_2_VERSION, TLS_VERIFY_FULL, TLS_FAILURE_NONE, ""},
         {"short-key", TLS1_2_VERSION, TLS_VERIFY_FULL, TLS_FAILURE_UNTRUSTED, "key too"},
         {"short-key", TLS1_3_VERSION, TLS_VERIFY_FULL, TLS_FAILURE_UNTRUSTED, "key too"},
+        {"sha1", TLS1_2_VERSION, TLS_VERIFY_FULL, TLS_FAILURE_UNTRUSTED, "digest algorithm"},
+        {"sha1", TLS1_3_VERSION, TLS_VERIFY_FULL, TLS_FAILURE_UNTRUSTED, "digest algorithm"},
     };
     for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
         struct raw server = raw_new(cases[index].file, cases[index].version);
@@ -1070,6 +1083,59 @@ static void test_old_and_weak(void **state)
         if (tls_failure(t) != cases[index].failure ||
             strstr(tls_problem(t), cases[index].words) == NULL) {
             fail_msg("case %zu: %d %s", index, tls_failure(t), tls_problem(t));
+        }
+        tls_free(&t);
+        tls_policy_free(&policy);
+        raw_free(&server);
+    }
+}
+
+/* OpenSSL takes none below 1,024 bits, not even as such a server. */
+static const char dh_of_1024_bits[] =
+    "-----BEGIN DH PARAMETERS-----\n"
+    "MIGHAoGBAMtWkRFk/XAJOGyc7bqEM8yYxYOhfcPNAVvJikrjhET5dFoeKhXgIlHg\n"
+    "5agJ6BOCu8ApvsyMuPSqNJfk8Zx7y7bwRWzRx/a+AtKR8dDlV3G462bAcvM/sTNk\n"
+    "SebPpc+qrUrVirgPHH4wZvaC/PqhxH2TH2hphwuhQVp1ESr2IbAXAgEC\n"
+    "-----END DH PARAMETERS-----\n";
+
+/* A server of TLS 1.2 that has nothing better. Without verification as well: whoever listens on the
+ * line must not read along. */
+static void test_weak_ciphers_and_parameters(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *file, *ciphers;
+        const char *parameters; /* NULL: strong ones */
+        enum tls_failure failure;
+    } cases[] = {
+        {"good", "ECDHE-ECDSA-AES128-GCM-SHA256", NULL, TLS_FAILURE_NONE},
+        {"good", "ECDHE-ECDSA-NULL-SHA", NULL, TLS_FAILURE_HANDSHAKE},
+        {"rsa", "NULL-SHA256", NULL, TLS_FAILURE_HANDSHAKE},
+        {"rsa", "ADH-AES256-GCM-SHA384", NULL, TLS_FAILURE_HANDSHAKE},
+        {"rsa", "DHE-RSA-AES128-GCM-SHA256", NULL, TLS_FAILURE_NONE},
+        {"rsa", "DHE-RSA-AES128-GCM-SHA256", dh_of_1024_bits, TLS_FAILURE_HANDSHAKE},
+    };
+    for (size_t index = 0; index < 2 * sizeof cases / sizeof cases[0]; index++) {
+        size_t row = index / 2;
+        struct raw server = raw_new(cases[row].file, TLS1_2_VERSION);
+        assert_int_equal(SSL_CTX_set_cipher_list(server.context, cases[row].ciphers), 1);
+        assert_int_equal(SSL_CTX_set_dh_auto(server.context, cases[row].parameters == NULL), 1);
+        if (cases[row].parameters != NULL) {
+            BIO *text = BIO_new_mem_buf(cases[row].parameters, -1);
+            EVP_PKEY *parameters = PEM_read_bio_Parameters(text, NULL);
+            assert_int_equal(SSL_CTX_set0_tmp_dh_pkey(server.context, parameters), 1);
+            BIO_free(text);
+        }
+        struct tls_policy *policy =
+            client_policy(index % 2 == 0 ? TLS_VERIFY_FULL : TLS_VERIFY_NONE, "root", NULL);
+        struct tls *t = NULL;
+        raw_open(&server, true);
+        assert_int_equal(tls_new(&t, policy, "relay.example.jp"), ERR_OK);
+        raw_pump(&server, t);
+        bool open = tls_state(t) == TLS_OPEN;
+        if (tls_failure(t) != cases[row].failure ||
+            open != (cases[row].failure == TLS_FAILURE_NONE)) {
+            fail_msg("%s: %d %s", cases[row].ciphers, tls_failure(t), tls_problem(t));
         }
         tls_free(&t);
         tls_policy_free(&policy);
@@ -1753,6 +1819,7 @@ int main(void)
         cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_damaged_record),
         cmocka_unit_test(test_old_and_weak),
+        cmocka_unit_test(test_weak_ciphers_and_parameters),
         cmocka_unit_test(test_old_client_refused),
         cmocka_unit_test(test_alpn_refused),
         cmocka_unit_test(test_sni_for_names_only),
