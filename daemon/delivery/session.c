@@ -355,7 +355,7 @@ static void learn_from_end(struct session *s, const struct smtp_client_event *ev
     struct delivery *d = s->d;
     if (event->anomaly != NULL) {
         s->anomaly = event->anomaly;
-        delivery_lower(d, s->upstream, s->machine.mode, UINT64_MAX);
+        delivery_lower(d, s->upstream, s->machine.mode, now_ms(s) + FLOW_PIPELINE_LEARNT_MS);
         return;
     }
     bool broken = event->failure == SMTP_CLIENT_FAILURE_CLOSED ||

@@ -69,6 +69,9 @@ struct flow_intake {
 
 /* ---- handing mail on ---- */
 
+/* What was learnt of an upstream's pipelining holds so long: upstreams are mended, too. */
+#define FLOW_PIPELINE_LEARNT_MS (7u * 24 * 3600 * 1000)
+
 /* Less pipelining for a while, on suspicion: it is not remembered across a restart. */
 struct flow_lowered {
     uint8_t max;     /* the deepest meanwhile: 1 off, 2 safe; 0: there is no suspicion */

@@ -221,7 +221,7 @@ static struct queue_job *free_job(struct queue_link *l)
 
 static uint8_t pipeline_bearable(struct queue *q, const struct queue_upstream *u)
 {
-    bool old = q->now_ms - u64_min(u->memory.pipeline_q, q->now_ms) > QUEUE_PIPELINE_LEARNT_MS;
+    bool old = q->now_ms - u64_min(u->memory.pipeline_q, q->now_ms) > FLOW_PIPELINE_LEARNT_MS;
     return old ? 0 : u->memory.pipeline_max;
 }
 

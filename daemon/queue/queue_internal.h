@@ -45,9 +45,6 @@
 /* How long an upstream that has refused the null sender is spared reports. */
 #define QUEUE_NULL_REFUSED_MS (24u * 3600 * 1000)
 
-/* What was learnt of an upstream's pipelining holds so long: upstreams are mended, too. */
-#define QUEUE_PIPELINE_LEARNT_MS (7u * 24 * 3600 * 1000)
-
 /* Each value says what is true in it. */
 enum queue_link_state {
     QUEUE_LINK_CLOSED,   /* the place is free */

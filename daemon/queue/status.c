@@ -59,7 +59,7 @@ static void fill_pace(const struct queue *q, const struct queue_upstream *u, uin
     const struct sched_upstream *s = &u->sched;
     out->pipeline_max = u->memory.pipeline_max;
     out->pipeline_until_ms =
-        u->memory.pipeline_max == 0 ? 0 : u->memory.pipeline_q + QUEUE_PIPELINE_LEARNT_MS;
+        u->memory.pipeline_max == 0 ? 0 : u->memory.pipeline_q + FLOW_PIPELINE_LEARNT_MS;
     snprintf(out->pipeline_reason, sizeof out->pipeline_reason, "%s", u->pipeline_reason);
     if (out->lowered_until_ms <= q->now_ms) {
         out->lowered_max = 0;
