@@ -248,12 +248,16 @@ static void take_unasked(struct smtp_client *c, const struct smtp_reply *reply)
 /* The reply to the oldest command; it is about the oldest message, if there is one. */
 static void take_answer(struct smtp_client *c, const struct smtp_reply *reply)
 {
-    const struct command_row *row = &commands[c->expected[c->expected_head].command];
+    uint8_t command = c->expected[c->expected_head].command;
+    const struct command_row *row = &commands[command];
     uint32_t index = c->expected[c->expected_head].index;
     enum smtp_client_stage stage = smtp_client_stage(c);
     c->expected_head = (c->expected_head + 1) & (SMTP_CLIENT_EXPECTED_MAX - 1);
     c->expected_count--;
     c->waiting_since_ms = c->now_ms;
+    if (command != SMTP_CLIENT_COMMAND_CHUNK) {
+        smtp_client_content_time_begin(c);
+    }
     if (c->slot_count > 0) {
         smtp_client_slot_at(c, 0)->unanswered--;
     }
@@ -380,9 +384,12 @@ void smtp_client_expire(struct smtp_client *c, uint64_t now_ms)
         return;
     }
     c->now_ms = now_ms;
-    smtp_client_fail(c, SMTP_CLIENT_FAILURE_TIMEOUT, smtp_client_stage(c), NULL,
-                     smtp_client_unsent(c) > 0 ? "the server stopped reading"
-                                               : "the server did not answer in time");
+    const char *detail = "the server did not answer in time";
+    if (smtp_client_unsent(c) > 0) {
+        bool too_slow = content_is_going_out(c) && now_ms >= c->content_until_ms;
+        detail = too_slow ? "the server reads too slowly" : "the server stopped reading";
+    }
+    smtp_client_fail(c, SMTP_CLIENT_FAILURE_TIMEOUT, smtp_client_stage(c), NULL, detail);
 }
 
 /* ---- output, deadline, stage ---- */
@@ -409,6 +416,7 @@ void smtp_client_output_done(struct smtp_client *c, size_t count, uint64_t now_m
         return;
     }
     CHECK(count <= smtp_client_unsent(c));
+    c->content_until_ms += count * (uint64_t)(1000 / SMTP_CLIENT_RATE_MIN);
     c->output_offset += count;
     c->output_passed += count;
     if (smtp_client_unsent(c) > 0) {
@@ -434,9 +442,24 @@ static uint32_t reply_ms_max(const struct smtp_client *c)
 }
 
 /*
+ * The longest wait that content can meet: a server that takes its time for one answer reads nothing
+ * meanwhile, and may. An answer to a chunk gives no new time, or there would be no bound: content
+ * has as many chunks as it likes.
+ */
+void smtp_client_content_time_begin(struct smtp_client *c)
+{
+    uint32_t wait_ms = c->config->block_ms_max;
+    if (c->config->end_ms_max > wait_ms) {
+        wait_ms = c->config->end_ms_max;
+    }
+    c->content_until_ms = u64_max(c->content_until_ms, c->now_ms + wait_ms);
+}
+
+/*
  * A full output must be gone within block_ms_max, however slowly it drips: RFC 5321 4.5.3.2.5. But
  * a server that still owes an answer to something that it has whole may take as long for that, and
- * need not read on meanwhile.
+ * need not read on meanwhile. One that takes each output just in time could hold a large message
+ * for days; so the whole content has a time as well.
  */
 uint64_t smtp_client_deadline_ms(const struct smtp_client *c)
 {
@@ -450,7 +473,7 @@ uint64_t smtp_client_deadline_ms(const struct smtp_client *c)
         if (asked && end <= c->output_passed && reply_ms_max(c) > wait_ms) {
             wait_ms = reply_ms_max(c);
         }
-        return c->waiting_since_ms + wait_ms;
+        return u64_min(c->waiting_since_ms + wait_ms, c->content_until_ms);
     }
     if (!asked || end > c->output_passed + smtp_client_unsent(c)) {
         return UINT64_MAX; /* nothing, or a chunk that the owner has to go on with */

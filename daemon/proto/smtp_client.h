@@ -37,6 +37,7 @@
 #define SMTP_CLIENT_RECIPIENTS_MAX  256 /* of all of them together; a power of two */
 #define SMTP_CLIENT_ENVID_BYTES_MAX 100 /* RFC 3461 4.4 */
 #define SMTP_CLIENT_ORCPT_BYTES_MAX 500 /* RFC 3461 4.2 */
+#define SMTP_CLIENT_RATE_MIN        500 /* bytes/s of content, on average: see content_until_ms */
 
 enum smtp_client_tls {
     SMTP_CLIENT_TLS_NONE,     /* tls = off: STARTTLS is not asked for */
@@ -274,6 +275,11 @@ struct smtp_client {
     size_t output_offset;   /* of it was sent; it is reset when all was */
     uint64_t output_passed; /* bytes sent since the connection began */
     uint64_t content_end;   /* where the last content in the output ends, counted the same */
+    /* By then the output has to be free of the content that is being written. At its beginning, and
+       again with each answer but one to a chunk, there is as much time as for the longest wait;
+       each byte that is sent adds its time at SMTP_CLIENT_RATE_MIN. The owner's own time is added.
+     */
+    uint64_t content_until_ms;
 };
 
 /* output_memory: SMTP_CLIENT_OUTPUT_BYTES bytes, borrowed for the life of the machine. */
@@ -358,7 +364,7 @@ void smtp_client_output_done(struct smtp_client *c, size_t count, uint64_t now_m
 
 /* UINT64_MAX while nothing is awaited from the server (idle, TLS, an asked event, content that the
  * owner has to bring). While content is sent: the time by which what is in the output must be sent,
- * or the oldest command answered. */
+ * or the oldest command answered; or, when that is earlier, the time that the whole content has. */
 uint64_t smtp_client_deadline_ms(const struct smtp_client *c);
 
 /* Where things stand: the command whose reply is awaited. In CLOSED: where they stood. */

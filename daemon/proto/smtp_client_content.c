@@ -24,6 +24,8 @@ void smtp_client_content_begin(struct smtp_client *c, struct smtp_client_slot *s
 {
     slot->phase = SMTP_CLIENT_PHASE_CONTENT;
     c->content_to_tell = true;
+    c->content_until_ms = 0; /* what the message before did not need is not kept */
+    smtp_client_content_time_begin(c);
     smtp_data_encoder_init(&c->encoder);
     c->chunk_left = 0;
     c->chunk_last = false;
@@ -229,6 +231,9 @@ size_t smtp_client_content(struct smtp_client *c, struct slice in, uint64_t now_
     CHECK(slot != NULL && slot->phase == SMTP_CLIENT_PHASE_CONTENT);
     if (in.len == 0) {
         return 0;
+    }
+    if (smtp_client_deadline_ms(c) == UINT64_MAX) {
+        c->content_until_ms += now_ms - c->waiting_since_ms; /* it was the owner's turn */
     }
     c->now_ms = now_ms;
     c->content_to_tell = false;

@@ -79,6 +79,8 @@ void smtp_client_push(struct smtp_client *c, struct smtp_client_event event);
 void smtp_client_fail(struct smtp_client *c, enum smtp_client_failure failure,
                       enum smtp_client_stage stage, const struct smtp_reply *reply,
                       const char *detail);
+/* The server has the whole time for content again, at least. */
+void smtp_client_content_time_begin(struct smtp_client *c);
 /* Bytes in the output that were not sent yet. */
 size_t smtp_client_unsent(const struct smtp_client *c);
 /* Holds no byte that could end a command line or be taken for an end by somebody: < 0x20, 0x7f. */

@@ -84,7 +84,7 @@ def test_deferred_and_failed_are_counted_by_recipient(tasuki, scripted_upstream)
     server = scripted_upstream()
     server.recipients = {"later@example.test": b"450 4.2.1 try later",
                          "never@example.test": b"550 5.7.708 not from there"}
-    daemon = tasuki(plain(server.port), retry_min="1h", retry_max="1h")
+    daemon = tasuki(plain(server.port), retry_min="1h", retry_max="1h", reports="no")
     identity = daemon.send(to=["good@example.test", "later@example.test", "never@example.test"])
     wait_for_metrics(daemon, recipients_delivered_total=1, recipients_deferred_total=1,
                      recipients_failed_total=1)

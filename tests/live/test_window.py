@@ -202,10 +202,10 @@ class Case:
 
     def wrong(self, stage, number):
         """What is to be done wrong here, if anything."""
-        if stage != self.stage or number != 2:
+        if self.stage not in (stage, "every " + stage) or number != 2:
             return None
         if not self.lasts:
-            self.stage = None
+            self.stage = "RCPT again" if self.stage == "every RCPT" else None
         return self.what
 
 
@@ -512,6 +512,9 @@ def anomalies(mode):
         Case("one answer too many", mode, "dot", OK + b"\r\n250 2.0.0 again", exact=False),
         Case("a recipient", mode, "RCPT", b"550 5.1.1 no such user", lasts=True, failed=1),
         Case("a recipient, for now", mode, "RCPT", b"450 4.2.0 later", copies=EACH + 1),
+        Case("all recipients", mode, "every RCPT", b"550 5.1.1 no such user", copies=EACH - 1,
+             failed=2),
+        Case("all recipients, for now", mode, "every RCPT", b"450 4.2.0 later"),
         Case("the sender", mode, "MAIL", b"550 5.1.8 no such sender", copies=EACH - 1, failed=2),
         Case("DATA", mode, data, b"554 5.6.0 no", copies=EACH - 1, failed=2),
         Case("DATA, for now", mode, data, b"451 4.3.0 later"),

@@ -1177,6 +1177,243 @@ static void a_server_that_stops_reading(void **state)
     check_closed(&p);
 }
 
+/* ---- the whole content's time ---- */
+
+#define BLOCK_MS      300000
+#define END_MS        600000
+#define PIECE_BYTES   100000 /* of a chunk: more than the output holds */
+#define LARGE_BYTES   (25u << 20)
+#define HOUR_MS       3600000u
+#define A_FULL_OUTPUT SMTP_CLIENT_OUTPUT_BYTES
+
+static const char *const modes[] = {"off", "safe", "stream"};
+
+/* A server that takes so many bytes each time, and answers at once or to no chunk at all. */
+struct drain {
+    uint64_t left, piece_left; /* of the content, and of what the owner brings at once */
+    size_t bytes;
+    uint64_t every_ms;
+    bool answers;
+    enum smtp_client_event_type heard; /* the latest */
+};
+
+/* READY, with the waits of a real connection. */
+static void to_ready_in_mode(struct player *p, const char *mode)
+{
+    player_init(p, mode, mode, 0);
+    p->config.block_ms_max = BLOCK_MS;
+    p->config.end_ms_max = END_MS;
+    play_line(p, "S 220 mx");
+    play_line(p, "C EHLO me.example");
+    play_line(p, "S+ 250-mx");
+    play_line(p, "S+ 250-CHUNKING");
+    play_line(p, "S 250 PIPELINING");
+    play_line(p, "E ready");
+    assert_string_equal(smtp_client_pipelining_word(p->client.mode), mode);
+}
+
+static void open_content(struct player *p, const char *mode, const char *move)
+{
+    bool off = strcmp(mode, "off") == 0;
+    bool chunks = strcmp(mode, "stream") == 0;
+    play_line(p, move);
+    if (chunks) {
+        play_line(p, "E content");
+    }
+    play_line(p, "C MAIL FROM:<s@y.example>");
+    if (off) {
+        play_line(p, "S 250 ok");
+    }
+    play_line(p, "C RCPT TO:<a@x.example>");
+    play_line(p, off ? "S 250 ok" : "S+ 250 ok");
+    if (chunks) {
+        play_line(p, "S 250 ok");
+        return;
+    }
+    play_line(p, "C DATA");
+    if (!off) {
+        play_line(p, "S+ 250 ok");
+    }
+    play_line(p, "S 354 go");
+    play_line(p, "E content");
+}
+
+static void to_content(struct player *p, const char *mode, const char *move)
+{
+    to_ready_in_mode(p, mode);
+    open_content(p, mode, move);
+}
+
+static void drain_bring(struct drain *d, struct player *p)
+{
+    static uint8_t piece[PIECE_BYTES];
+    memset(piece, 'x', sizeof piece);
+    uint32_t tag;
+    while (smtp_client_wants_content(&p->client, &tag)) {
+        if (d->left == 0) {
+            if (!smtp_client_content_end(&p->client, p->now_ms)) {
+                return;
+            }
+            continue;
+        }
+        if (d->piece_left == 0) {
+            d->piece_left = d->left < sizeof piece ? d->left : sizeof piece;
+        }
+        size_t used =
+            smtp_client_content(&p->client, slice_of(piece, (size_t)d->piece_left), p->now_ms);
+        if (used == 0) {
+            return;
+        }
+        d->piece_left -= used;
+        d->left -= used;
+    }
+}
+
+static bool is_owed_an_answer(const struct smtp_client *c)
+{
+    return c->expected_count > 0 && c->expected[c->expected_head].end <= c->output_passed;
+}
+
+/* Until the message or the connection is over. */
+static void drain_run(struct drain *d, struct player *p)
+{
+    d->heard = SMTP_CLIENT_EVENT_READY;
+    while (d->heard != SMTP_CLIENT_EVENT_DONE && d->heard != SMTP_CLIENT_EVENT_FAILED) {
+        drain_bring(d, p);
+        p->now_ms += d->every_ms;
+        smtp_client_expire(&p->client, p->now_ms);
+        size_t unsent = smtp_client_output(&p->client).len;
+        smtp_client_output_done(&p->client, unsent < d->bytes ? unsent : d->bytes, p->now_ms);
+        while (is_owed_an_answer(&p->client) && (d->answers || d->left == 0)) {
+            struct slice ok = SLICE("250 ok\r\n");
+            assert_int_equal(smtp_client_feed(&p->client, ok, p->now_ms), ok.len);
+        }
+        struct smtp_client_event event;
+        while (smtp_client_next(&p->client, &event)) {
+            d->heard = event.type;
+            assert_true(event.type != SMTP_CLIENT_EVENT_FAILED ||
+                        (event.failure == SMTP_CLIENT_FAILURE_TIMEOUT &&
+                         event.stage == SMTP_CLIENT_STAGE_CONTENT));
+        }
+    }
+}
+
+/* Each output goes just within its time, be it at once or in drops: that would be 31 hours. */
+static void a_server_that_reads_too_slowly(void **state)
+{
+    (void)state;
+    static struct player p;
+    static const struct drain slow[] = {
+        {.bytes = A_FULL_OUTPUT, .every_ms = BLOCK_MS - 1, .answers = true},
+        {.bytes = A_FULL_OUTPUT, .every_ms = BLOCK_MS - 1, .answers = false},
+        {.bytes = 220, .every_ms = 1000, .answers = true},
+        {.bytes = 220, .every_ms = 1000, .answers = false},
+    };
+    for (size_t at = 0; at < sizeof modes / sizeof modes[0] * 4; at++) {
+        to_content(&p, modes[at / 4], "> mail 1 size=26214400");
+        uint64_t begun_ms = p.now_ms;
+        struct drain d = slow[at % 4];
+        d.left = LARGE_BYTES;
+        drain_run(&d, &p);
+        assert_int_equal(d.heard, SMTP_CLIENT_EVENT_FAILED);
+        assert_true(p.now_ms - begun_ms >= END_MS && p.now_ms - begun_ms < HOUR_MS);
+        check_closed(&p);
+    }
+}
+
+/* The time that one message did not need is none of the next one's. */
+static void a_server_that_becomes_slow(void **state)
+{
+    (void)state;
+    static struct player p;
+    for (size_t at = 0; at < sizeof modes / sizeof modes[0]; at++) {
+        to_content(&p, modes[at], "> mail 1 size=26214400");
+        struct drain d = {.bytes = A_FULL_OUTPUT, .every_ms = 1, .answers = true};
+        d.left = LARGE_BYTES;
+        drain_run(&d, &p);
+        assert_int_equal(d.heard, SMTP_CLIENT_EVENT_DONE);
+        open_content(&p, modes[at], "> mail 1 size=26214400");
+        uint64_t begun_ms = p.now_ms;
+        d.left = LARGE_BYTES;
+        d.every_ms = BLOCK_MS - 1;
+        drain_run(&d, &p);
+        assert_int_equal(d.heard, SMTP_CLIENT_EVENT_FAILED);
+        assert_true(p.now_ms - begun_ms < HOUR_MS);
+    }
+}
+
+static void a_server_that_reads_slowly_all_the_time(void **state)
+{
+    (void)state;
+    static struct player p;
+    for (size_t at = 0; at < sizeof modes / sizeof modes[0]; at++) {
+        to_content(&p, modes[at], "> mail 1 size=26214400");
+        struct drain d = {.left = LARGE_BYTES, .bytes = 1024, .every_ms = 1000, .answers = true};
+        drain_run(&d, &p);
+        assert_int_equal(d.heard, SMTP_CLIENT_EVENT_DONE);
+        assert_int_equal(d.left, 0);
+    }
+}
+
+/* One line as one piece. */
+static void bring_hello(struct player *p)
+{
+    struct slice line = SLICE("hello\r\n");
+    assert_int_equal(smtp_client_content(&p->client, line, p->now_ms), line.len);
+}
+
+/* What the owner takes for the next piece is not the server's time. */
+static void an_owner_that_pauses(void **state)
+{
+    (void)state;
+    static struct player p;
+    for (size_t at = 0; at < sizeof modes / sizeof modes[0]; at++) {
+        bool chunks = strcmp(modes[at], "stream") == 0;
+        to_content(&p, modes[at], "> mail 1 size=100");
+        for (size_t round = 0; round < 10; round++) {
+            assert_true(wait_ms(&p) == UINT64_MAX);
+            p.now_ms += HOUR_MS;
+            bring_hello(&p);
+            assert_int_equal(wait_ms(&p), BLOCK_MS);
+            if (chunks) {
+                play_line(&p, "C BDAT 7");
+            }
+            play_line(&p, "C hello");
+            if (chunks) {
+                play_line(&p, "S 250 ok");
+            }
+        }
+    }
+}
+
+/* The time in which a message's content waits for the server's answer to an earlier one. */
+static void a_server_that_judges_for_long(void **state)
+{
+    (void)state;
+    static struct player p;
+    to_content(&p, "stream", "> mail 1 size=7");
+    bring_hello(&p);
+    play_line(&p, "> end");
+    play_line(&p, "C BDAT 7 LAST");
+    play_line(&p, "C hello");
+    play_line(&p, "> mail 1 size=7");
+    play_line(&p, "E content");
+    bring_hello(&p);
+    play_line(&p, "> end");
+    p.now_ms += END_MS - 1;
+    smtp_client_expire(&p.client, p.now_ms);
+    play_line(&p, "S 250 ok");
+    play_line(&p, "E done 1 by 250");
+    p.now_ms += BLOCK_MS - 1;
+    smtp_client_expire(&p.client, p.now_ms);
+    expect_no_event(&p);
+    p.now_ms += 1;
+    smtp_client_expire(&p.client, p.now_ms);
+    play_line(&p, "E lost timeout at end by 0");
+    play_line(&p, "E failed timeout at mail by 0");
+    check_closed(&p);
+}
+
 /* What the owner has in flight stays where it is and as it is, whatever is put behind it. */
 static void output_stays_in_place(void **state)
 {
@@ -1348,6 +1585,11 @@ int main(void)
         cmocka_unit_test(waits_as_long_as_it_should),
         cmocka_unit_test(waits_for_each_reply_of_a_flight),
         cmocka_unit_test(a_server_that_stops_reading),
+        cmocka_unit_test(a_server_that_reads_too_slowly),
+        cmocka_unit_test(a_server_that_becomes_slow),
+        cmocka_unit_test(a_server_that_reads_slowly_all_the_time),
+        cmocka_unit_test(an_owner_that_pauses),
+        cmocka_unit_test(a_server_that_judges_for_long),
         cmocka_unit_test(output_stays_in_place),
         cmocka_unit_test(bounds_a_login),
         cmocka_unit_test(refuses_a_cut_challenge),

@@ -1176,6 +1176,81 @@ static void test_alpn_refused(void **state)
     raw_free(&client);
 }
 
+/* A ClientHello with a server_name of so many bytes of 'x', made by hand: no library sends one. */
+static size_t hello_with_name(uint8_t *to, size_t name_bytes)
+{
+    static const uint8_t more[] = {
+        0, 43, 0, 3,  2, 3,  4,            /* supported_versions: 1.3 */
+        0, 10, 0, 4,  0, 2,  0, 29,        /* supported_groups: x25519 */
+        0, 13, 0, 4,  0, 2,  4, 3,         /* signature_algorithms: ecdsa_secp256r1_sha256 */
+        0, 51, 0, 38, 0, 36, 0, 29, 0, 32, /* key_share: x25519, and the 32 bytes of a key */
+    };
+    size_t extensions = 4 + 5 + name_bytes + sizeof more + 32;
+    size_t body = 2 + 32 + 1 + 2 + 2 + 2 + 2 + extensions;
+    const size_t fields[][2] = {
+        {1, 22}, /* a record; each is a count of bytes and their value */
+        {2, 0x0301},
+        {2, 4 + body},
+        {1, 1}, /* ClientHello */
+        {3, body},
+        {2, 0x0303},
+        {32, 7}, /* random */
+        {1, 0},  /* no session */
+        {2, 2},  /* one cipher suite */
+        {2, 0x1301},
+        {2, 0x0100}, /* no compression */
+        {2, extensions},
+        {2, 0}, /* server_name: RFC 6066 3 */
+        {2, name_bytes + 5},
+        {2, name_bytes + 3},
+        {1, 0},
+        {2, name_bytes},
+    };
+    size_t at = 0;
+    for (size_t index = 0; index < sizeof fields / sizeof fields[0]; index++) {
+        for (size_t left = fields[index][0]; left > 0; left--) {
+            size_t value = left > sizeof value ? 0 : fields[index][1] >> (8 * (left - 1));
+            to[at++] = (uint8_t)value;
+        }
+    }
+    memset(to + at, 'x', name_bytes);
+    at += name_bytes;
+    memcpy(to + at, more, sizeof more);
+    at += sizeof more;
+    memset(to + at, 9, 32);
+    return at + 32;
+}
+
+/* One that can be a name is no matter, as there is one certificate; a longer one is refused. */
+static void test_the_longest_server_names(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t bytes;
+        bool taken;
+    } cases[] = {{1, true}, {255, true}, {256, false}, {10240, false}};
+    struct tls_policy *policy = server_policy("good");
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+        uint8_t hello[11000];
+        size_t bytes = hello_with_name(hello, cases[index].bytes);
+        struct tls *t = NULL;
+        assert_int_equal(tls_new(&t, policy, ""), ERR_OK);
+        tls_feed(t, slice_of(hello, bytes));
+        struct slice output = tls_output(t);
+        assert_true(output.len > 0);
+        if (cases[index].taken) {
+            assert_int_equal(tls_state(t), TLS_HANDSHAKING);
+            assert_int_equal(output.data[0], 22);
+        } else {
+            assert_int_equal(tls_state(t), TLS_FAILED);
+            assert_int_equal(output.data[0], 21); /* an alert */
+            assert_true(strlen(tls_problem(t)) > 0);
+        }
+        tls_free(&t);
+    }
+    tls_policy_free(&policy);
+}
+
 static void test_sni_for_names_only(void **state)
 {
     (void)state;
@@ -1822,6 +1897,7 @@ int main(void)
         cmocka_unit_test(test_weak_ciphers_and_parameters),
         cmocka_unit_test(test_old_client_refused),
         cmocka_unit_test(test_alpn_refused),
+        cmocka_unit_test(test_the_longest_server_names),
         cmocka_unit_test(test_sni_for_names_only),
         cmocka_unit_test(test_a_session_is_taken_up),
         cmocka_unit_test(test_a_session_is_taken_up_by_its_number),
