@@ -299,7 +299,9 @@ function showUpstreams(list) {
       upstreamCards.set(u.name, upstreamCard(u.name));
       byId("upstreams").append(upstreamCards.get(u.name).card);
     }
-    showUpstream(upstreamCards.get(u.name), u);
+    const card = upstreamCards.get(u.name);
+    card.stuck = u.state === "marked" && !u.stand_in;
+    showUpstream(card, u);
   }
 }
 
@@ -330,7 +332,9 @@ function whatHappens(m) {
   if (m.state === "held") return [lead || "Somebody has put it on hold.",
                                   "tasukictl release " + outside(m.id)];
   const wait = m.due_ms - now();
-  const next = wait > 500 ? "next try in " + span(wait) : "it is its turn";
+  const next = wait > 500 ? "next try in " + span(wait)
+    : upstreamCards.get(m.upstream)?.stuck ? "it waits until " + outside(m.upstream) + " works again"
+    : "it is its turn";
   return [lead || "Waits for its first try.", m.attempts > 0
     ? plural(m.attempts, "try").replace("trys", "tries") + " so far, " + next : next];
 }

@@ -341,6 +341,17 @@ def test_history_that_is_refused_is_no_outage(browser, web, daemon):
     assert browser.js('document.querySelectorAll("#queue-rows .row").length') == 3
 
 
+def test_what_a_message_waits_for(browser, web, daemon):
+    """What is due is not called next in turn while its upstream is out of order."""
+    daemon.answers["queue"] = list_answer(row(1, attempts=0, reason="none", due_ms=NOW_MS - 1000))
+    browser.open(web)
+    browser.wait_for_text("#queue-rows", "it is its turn")
+    daemon.answers["status"] = marked_status()
+    browser.wait_for_text("#queue-rows", "it waits until main works again")
+    daemon.answers["status"]["upstreams"][0]["stand_in"] = "backup"
+    browser.wait_for_text("#queue-rows", "it is its turn")
+
+
 def test_what_is_kept_and_the_pace(browser, web, daemon):
     browser.open(web)
     assert browser.text("#q-kept") == "2 in the trash · 1,234 in the history · 1 report sent"
