@@ -207,7 +207,10 @@ def in_steps(programs, settings, options, common, began):
 
 
 def run_all(folder, options):
-    settings = {"FAIL_BUDGET_MS": "0" if options.nightly else str(options.budget_ms),
+    budget_ms = options.budget_ms
+    if budget_ms is None:
+        budget_ms = 0 if options.nightly else 500
+    settings = {"FAIL_BUDGET_MS": str(budget_ms),
                 "FAIL_SEED": str(options.seed)}
     if options.nightly:
         settings["FAIL_LEAKS"] = "1"
@@ -260,7 +263,8 @@ def main():
                         help="then no site is tried any more; what was not is told")
     parser.add_argument("--slow-ms", type=int, default=3000,
                         help="a case that takes longer is tried but for what no other comes to")
-    parser.add_argument("--budget-ms", type=int, default=500, help="for the strides of a case")
+    parser.add_argument("--budget-ms", type=int,
+                        help="for the strides of a case (500; nightly: no bound, which is weeks)")
     parser.add_argument("--seed", type=int, default=1, help="other cases and calls")
     parser.add_argument("--jobs", type=int, default=2, help="programs at once")
     parser.add_argument("--verbose", action="store_true", help="a line a case")
