@@ -152,9 +152,20 @@ class Program:
             pass  # it has ended: counts() says so
         self.listen()
 
+    def run(self, settings):
+        """All at once, to its end."""
+        began = time.monotonic()
+        self.begin(settings)
+        self.end()
+        self.took_s = time.monotonic() - began
+
+    def end(self):
+        if self.process.returncode is None:
+            self.said += self.process.communicate()[0] or ""
+
     def counts(self):
         """What it has counted, and None when it did not come to that."""
-        self.said += self.process.communicate()[0] or ""
+        self.end()
         found = SUM.search(self.said)
         pairs = found[1].split() if found else ()
         return {key: int(value) for key, _, value in (pair.partition("=") for pair in pairs)} or None
@@ -184,7 +195,7 @@ def in_steps(programs, settings, options, common, began):
         return until - (time.monotonic() - began)
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda program: program.begin(settings), programs))
+        list(pool.map(lambda program: program.run(settings), programs))
         print(f"measured after {time.monotonic() - began:.0f} s", flush=True)
         costs = dict.fromkeys((program.process.pid for program in programs), 0)
         for bid, _ in sites_in(common):
