@@ -195,7 +195,7 @@ def in_steps(programs, settings, options, common, began):
         return until - (time.monotonic() - began)
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda program: program.run(settings), programs))
+        list(pool.map(lambda program: program.begin(settings), programs))
         print(f"measured after {time.monotonic() - began:.0f} s", flush=True)
         costs = dict.fromkeys((program.process.pid for program in programs), 0)
         for bid, _ in sites_in(common):
@@ -237,7 +237,7 @@ def run_all(folder, options):
     programs = [Program(path) for path in paths]
     if options.nightly:
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(lambda program: program.begin(settings), programs))
+            list(pool.map(lambda program: program.run(settings), programs))
     else:
         in_steps(programs, settings, options, common, options.began)
     total = dict.fromkeys(COUNTS, 0)
