@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -205,6 +206,7 @@ _Noreturn void fail_child_run(struct fail_shared *shared, int output_fd,
     };
     int nothing_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     fail_shared = shared;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody else would end one that never ends */
     setpgid(0, 0);
     dup2(nothing_fd, STDIN_FILENO); /* from where the runner reads its steps */
     close(nothing_fd);
