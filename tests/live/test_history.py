@@ -24,6 +24,12 @@ def waiting(tasuki, scripted_upstream):
     return daemon, server, gone, ids
 
 
+def wait_until_tried(daemon, message_id, attempts):
+    """What is brought back is tried at once; while it is being sent it cannot be changed."""
+    wait_until(lambda: [(m["state"], m["attempts"]) for m in daemon.queue()
+                        if m["id"] == message_id] == [("deferred", attempts)], what=daemon.log)
+
+
 def judge_reading(daemon, gone, ids):
     """The same whether the daemon answers or the disk does."""
     rows = daemon.ctl("history", "--json").rows()
@@ -63,6 +69,7 @@ def test_deleted_and_brought_back(waiting):
     assert "goes for good" in daemon.ctl("show", ids[0]).out
     assert daemon.ctl("undelete", ids[0]).code == 0, daemon.log()
     assert sorted(m["id"] for m in daemon.queue()) == sorted(ids)
+    wait_until_tried(daemon, ids[0], 2)
     server.mend()
     assert daemon.ctl("retry", *ids, "--yes").code == 0
     wait_until(daemon.queue_empty, what=daemon.log)
@@ -81,6 +88,7 @@ def test_undelete_by_filter_means_what_is_in_the_trash(waiting):
     assert (done.json()["matched"], done.json()["changed"], done.json()["skipped"]) == (1, 1, [])
     assert sorted(m["id"] for m in daemon.queue()) == sorted(ids)
     assert daemon.ctl("undelete", "to:example.test", "--yes").code == 66
+    wait_until_tried(daemon, ids[0], 2)
     # The other commands leave out what is in the trash, unless it is named.
     assert daemon.ctl("delete", ids[0]).code == 0
     assert daemon.ctl("hold", "to:example.test", "--yes", "--json").json()["matched"] == 1
