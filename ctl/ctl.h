@@ -297,6 +297,10 @@ enum ctl_colour ctl_dialogue_colour(struct slice line);
 /* How the word for a message's or recipient's state is coloured. */
 enum ctl_colour ctl_queue_state_colour(struct slice state);
 
+/* Whether the upstream, u of the answer to status, is out of order and none stands in: its mail
+ * waits. */
+bool ctl_upstream_is_stuck(const json_t *u);
+
 /* Lines about an upstream, u of the answer to status: its name and how it is; why it is marked, if
  * it is; which mail goes there; what it does. */
 void ctl_upstream_say_head(const struct ctl *c, const json_t *u);

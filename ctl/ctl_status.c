@@ -27,10 +27,34 @@ static void put_queue(struct buf *to, const json_t *queue)
     }
 }
 
-static void say_queue(const struct ctl *c, const json_t *queue, uint64_t now_ms)
+#define STUCK_NAMED_MAX 3
+
+/* Of upstreams that are out of order and have no stand-in: their mail is due and does not go. */
+static void put_stuck(struct buf *to, const json_t *upstreams)
 {
-    char text[400];
+    size_t index, stuck = 0;
+    json_t *u;
+    json_array_foreach(upstreams, index, u)
+    {
+        if (ctl_upstream_is_stuck(u) && stuck++ < STUCK_NAMED_MAX) {
+            buf_put_str(to, stuck == 1 ? "; mail for " : ", ");
+            buf_put(to, slice_head(ctl_json_text(u, "name"), UPSTREAM_NAME_BYTES_MAX));
+        }
+    }
+    if (stuck > STUCK_NAMED_MAX) {
+        buf_printf(to, " and %zu more", stuck - STUCK_NAMED_MAX);
+    }
+    if (stuck > 0) {
+        buf_put_str(to,
+                    stuck == 1 ? " waits until that works again" : " waits until each works again");
+    }
+}
+
+static void say_queue(const struct ctl *c, const json_t *status, uint64_t now_ms)
+{
+    char text[700];
     struct buf b;
+    const json_t *queue = json_object_get(status, "queue");
     uint64_t due_ms = ctl_json_u64(queue, "oldest_due_ms");
     buf_init(&b, text, sizeof text);
     put_queue(&b, queue);
@@ -39,7 +63,8 @@ static void say_queue(const struct ctl *c, const json_t *queue, uint64_t now_ms)
         buf_init(&b, text, sizeof text);
         buf_put_str(&b, "the next message is due ");
         ctl_put_relative(&b, due_ms > now_ms ? due_ms : now_ms, now_ms, false);
-        ctl_say_fact(c, "", buf_slice(&b));
+        put_stuck(&b, json_object_get(status, "upstreams"));
+        ctl_say_fact_escaped(c, "", buf_slice(&b));
     }
     if (json_is_false(json_object_get(queue, "accepting"))) {
         ctl_say_fact(c, "", SLICE("no new mail is taken: there is no room"));
@@ -158,7 +183,7 @@ static void print_status(const struct ctl *c, const json_t *status)
     ctl_say_wrapped(c, 0, sentence);
     fputs(ctl_colour_off(c, colour), stdout);
     putchar('\n');
-    say_queue(c, json_object_get(status, "queue"), now_ms);
+    say_queue(c, status, now_ms);
     size_t index;
     json_t *upstream;
     json_array_foreach(json_object_get(status, "upstreams"), index, upstream)

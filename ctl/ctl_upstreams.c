@@ -13,13 +13,18 @@ static bool is_marked(const json_t *u)
     return slice_equal(ctl_json_text(u, "state"), SLICE("marked"));
 }
 
+bool ctl_upstream_is_stuck(const json_t *u)
+{
+    return is_marked(u) && ctl_json_text(u, "stand_in").len == 0;
+}
+
 /* In a word: well, untried, waits (its mail does), down (another one carries it). */
 static struct slice state_word(const json_t *u)
 {
     if (!is_marked(u)) {
         return slice_head(ctl_json_text(u, "state"), 20);
     }
-    return ctl_json_text(u, "stand_in").len > 0 ? SLICE("down") : SLICE("waits");
+    return ctl_upstream_is_stuck(u) ? SLICE("waits") : SLICE("down");
 }
 
 static enum ctl_colour state_colour(const json_t *u)

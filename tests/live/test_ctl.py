@@ -377,6 +377,21 @@ def test_status_says_which_upstream_an_advice_is_for(daemon):
     assert ask(daemon).out.split("What to do:\n")[1].splitlines()[0] == "  Wait."
 
 
+def test_status_says_what_due_mail_waits_for(daemon):
+    """That it is due is true and not the whole truth while its upstream is out of order."""
+    def said():
+        return " ".join(ask(daemon).out.split())
+    status = marked_status()
+    status["queue"].update(queued=3, oldest_due_ms=NOW_MS - MINUTE_MS)
+    daemon.answers["status"] = status
+    assert "is due now; mail for main waits until that works again Upstream" in said()
+    stuck = status["upstreams"][0]
+    status["upstreams"] += [{**stuck, "name": f"other{number}"} for number in range(4)]
+    assert "mail for main, other0, other1 and 2 more waits until each works again Up" in said()
+    status["upstreams"] = [{**stuck, "stand_in": "backup"}]
+    assert "is due now Upstream" in said()
+
+
 def test_status_attention_is_not_ok(daemon):
     status = status_answer()
     status["verdict"]["level"] = "attention"
