@@ -79,6 +79,7 @@ BENCHES  := $(patsubst tests/bench/%.c,$(O)/bench/%,$(BENCH_SOURCES))
 
 all: programs ## the four programs, release build (the default)
 ifeq ($(VARIANT),release)
+	@mkdir -p build
 	@ln -sf $(patsubst build/%,%,$(PROGRAMS)) build/
 endif
 
