@@ -39,6 +39,7 @@ CLIENTS = 6
 OPERATORS = 2
 PATIENCE_S = 20
 DRAIN_S = 180
+TELL_EACH = 200  # cycles
 BIG_BYTES = 5 << 20
 BAD_WORDS = ("this is a fault of tasukid", "event=store-damaged", "event=store-failed",
              "event=delivery-trouble", "AddressSanitizer", "ThreadSanitizer", "LeakSanitizer",
@@ -527,6 +528,9 @@ class Run:
         while len(self.kills) < self.cycles and number < 2 * self.cycles:
             self.cycle(number)
             number += 1
+            if number % TELL_EACH == 0:
+                print("%d kills, %d troubles so far" % (len(self.kills), len(self.troubles)),
+                      flush=True)
         self.daemon.spawn()
         self.daemon.wait_started()
         time.sleep(0.5)
