@@ -200,8 +200,8 @@ asan tsan clang: ## unit tests in that build
 fail: ## each call that may fail fails once, in every unit test: what matters, in minutes
 	$(MAKE) VARIANT=asan fail-run
 
-fail-nightly: ## the same, with half a minute for each case: all its calls, or every so-many-th; hours
-	$(MAKE) VARIANT=asan fail-run FAIL_HOW='--nightly --budget-ms 30000'
+fail-nightly: ## each call of each case fails, one after the other; hours
+	$(MAKE) VARIANT=asan fail-run FAIL_HOW='--nightly --jobs 4'
 
 fail-run: $(FAILS)
 	$(PYTHON) tests/fail/run_fail.py $(FAIL_HOW) $(O)/fail

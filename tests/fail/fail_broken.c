@@ -9,7 +9,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define BYTES 100
+#define BYTES      100
+#define LATE_TURNS 20
+#define LATE_TURN  17
 
 bool broken_unchecked(void)
 {
@@ -18,6 +20,21 @@ bool broken_unchecked(void)
     bool there = memory[BYTES / 2] == 1;
     free((void *)(uintptr_t)memory);
     return there;
+}
+
+bool broken_late(void)
+{
+    bool all = true;
+    for (int turn = 1; turn <= LATE_TURNS; turn++) {
+        char *volatile memory = malloc(BYTES);
+        bool there = memory != NULL || turn == LATE_TURN;
+        if (there) {
+            memory[BYTES / 2] = 1;
+        }
+        free(memory);
+        all = all && there;
+    }
+    return all;
 }
 
 bool broken_leak(const char *to)

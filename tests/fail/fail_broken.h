@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 bool broken_unchecked(void);      /* writes to what malloc did not give */
+bool broken_late(void);           /* the same, in one of many turns of a loop alone */
 bool broken_leak(const char *to); /* forgets a block when a file cannot be opened */
 bool broken_check(void);          /* takes an operating error for a programmer's */
 bool broken_twice(void);          /* frees twice */

@@ -25,13 +25,14 @@
 size_t __sanitizer_get_current_allocated_bytes(void);
 
 /* Defaults of the sanitizers. Faults are theirs, not cmocka's (handlers_restore()), and the case's
- * own where it wants them. What was freed is kept from use for 8 MiB, not 256: each run would pay
- * for all those fresh pages. */
+ * own where it wants them. What was freed is kept from use for a MiB, not 256: each run would pay
+ * for all those fresh pages, as it would for deeper stacks. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void)
 {
     return "handle_segv=1:handle_sigbus=1:handle_sigfpe=1:handle_sigill=1:handle_abort=1:"
-           "exitcode=99:quarantine_size_mb=8:detect_leaks=1:leak_check_at_exit=0:allocator_may_"
+           "exitcode=99:quarantine_size_mb=1:thread_local_quarantine_size_kb=16:"
+           "malloc_context_size=12:detect_leaks=1:leak_check_at_exit=0:allocator_may_"
            "return_null=1";
 }
 

@@ -4,7 +4,8 @@
  * A site is a call together with the product's functions that led to it. A loop's thousandth turn
  * adds little to its first, and so does the fortieth case that opens a store alike. So each site
  * fails once before anything else, in the cheapest case of all programs that comes to it; then with
- * its other errors; and what time is left goes to last calls, and to every so-many-th one.
+ * its other errors; and what time is left goes to each call of the cases, or where they are too
+ * many to every so-many-th and to last ones. The nightly run begins with these.
  */
 #include "tests/fail/fail_run.h"
 
@@ -63,6 +64,7 @@ void fail_options_read(struct fail_options *out)
         .slow_ms = number_from("FAIL_SLOW_MS", 0),
         .limit_ms = number_from("FAIL_LIMIT_MS", DEFAULT_LIMIT_MS),
         .seed = number_from("FAIL_SEED", 1),
+        .each = getenv("FAIL_EACH") != NULL,
         .steps = getenv("FAIL_STEPS") != NULL,
         .seeks_leaks = getenv("FAIL_LEAKS") != NULL,
         .tells_all = getenv("FAIL_VERBOSE") != NULL,
@@ -81,6 +83,7 @@ struct known_site {
     uint64_t last;  /* in the case that is planned: its last call */
     uint32_t tries; /* cases in which it was tried on purpose */
     uint32_t tried; /* bits of errors it was tried with */
+    uint32_t turn;  /* which error its next call in a row of calls gets */
     uint32_t told;  /* bits of verdicts that were told */
     size_t bid_by;  /* the case that was the last to bid, and 1 */
     bool seen;      /* in the case that is planned */
@@ -95,7 +98,7 @@ static struct known_site *
 static size_t mine_count;
 static uint32_t site_count;
 static struct {
-    uint64_t cases, slow, calls, runs, reached, wrong;
+    uint64_t cases, slow, whole, calls, runs, reached, wrong;
 } totals;
 
 static void *map_shared(size_t bytes)
@@ -240,40 +243,29 @@ static void plan_errors(struct fail_case *c)
     }
 }
 
+/* A site that comes up again and again gets one error after the other. */
 static void plan_call(struct fail_case *c, uint64_t at)
 {
+    uint32_t variant = (uint32_t)at;
+    if (at <= c->calls) {
+        struct known_site *site = &sites[c->trace[at - 1]];
+        variant = (uint32_t)c->options->seed + site->turn++;
+    }
     c->last_at = at > c->last_at ? at : c->last_at;
-    uint32_t errors = at <= c->calls ? errors_of(sites[c->trace[at - 1]].key) : FAIL_ERRORS_MAX;
-    for (uint32_t variant = 0; variant < errors; variant++) {
-        plan_add(c, (struct fail_run){.at = at, .variant = variant});
-    }
-}
-
-static void plan_all(struct fail_case *c)
-{
-    for (uint64_t at = 1; at <= c->calls; at++) {
-        plan_call(c, at);
-    }
+    plan_add(c, (struct fail_run){.at = at, .variant = variant});
 }
 
 static void plan_strides(struct fail_case *c)
 {
-    uint64_t all = 0;
-    uint64_t runs = c->options->budget_ms / (c->clean_ms + FORK_MS) + 1;
-    for (uint64_t at = 1; at <= c->calls && all <= runs; at++) {
-        all += errors_of(sites[c->trace[at - 1]].key);
+    uint64_t budget_ms = c->options->budget_ms;
+    uint64_t runs = budget_ms == 0 ? c->calls : budget_ms / (c->clean_ms + FORK_MS);
+    c->stride = runs >= c->calls ? 1 : c->calls / (runs + 1) + 1;
+    c->whole = c->calls == 0;
+    for (uint64_t at = 1 + c->options->seed % c->stride; at <= c->calls; at += c->stride) {
+        plan_call(c, at);
     }
-    if (all <= runs) {
-        plan_all(c);
-        return;
-    }
-    uint32_t variant = (uint32_t)c->options->seed;
-    uint64_t step = c->calls / runs + 1;
-    for (uint64_t at = 1 + c->options->seed % step; at <= c->calls; at += step) {
-        plan_add(c, (struct fail_run){.at = at, .variant = variant++});
-    }
-    for (size_t at = 0; at < mine_count; at++) {
-        plan_add(c, (struct fail_run){.at = mine[at]->last, .variant = variant++});
+    for (size_t at = 0; at < mine_count && c->stride > 1; at++) {
+        plan_call(c, mine[at]->last);
     }
 }
 
@@ -295,10 +287,6 @@ void fail_case_plan(struct fail_case *c, enum fail_pass pass)
         break;
     case FAIL_PASS_STRIDES:
         plan_strides(c);
-        break;
-    case FAIL_PASS_ALL:
-        c->grows = true;
-        plan_all(c);
         break;
     case FAIL_PASS_ONE:
     default:
@@ -376,8 +364,9 @@ static void tell(const struct fail_case *c, const struct fail_result *result)
     const char *program = program_invocation_name;
     printf("wrong: %s, ", program_invocation_short_name);
     tell_end(c, result);
-    printf("  again: FAIL_CASE='%s' FAIL_AT=%llu FAIL_VARIANT=%u %s\n", c->name,
-           (unsigned long long)result->run.at, result->run.variant, program);
+    printf("  again: %sFAIL_CASE='%s' FAIL_AT=%llu FAIL_VARIANT=%u %s\n",
+           c->options->each ? "FAIL_EACH=1 " : "", c->name, (unsigned long long)result->run.at,
+           result->run.variant, program);
     if (result->reached) {
         printf("  or, its site's first: FAIL_SITE=%llu\n",
                (unsigned long long)fail_site_key(&result->site));
@@ -433,13 +422,17 @@ void fail_case_take(struct fail_case *c, const struct fail_result *result)
         return;
     }
     c->verdicts[result->verdict]++;
-    if (result->reached && c->grows && result->run.at == c->last_at && result->run.site == 0 &&
-        c->last_at < c->calls + GROWTH_MAX) {
-        plan_call(c, c->last_at + 1);
+    if (c->stride == 1 && result->run.at == c->last_at && result->run.site == 0) {
+        c->whole = !result->reached;
+        if (result->reached && c->last_at < c->calls + GROWTH_MAX) {
+            plan_call(c, c->last_at + 1);
+        }
     }
     if (result->reached) {
+        struct known_site *site = site_find(fail_site_key(&result->site));
         c->reached++;
-        site_find(fail_site_key(&result->site))->reached = true;
+        site->reached = true;
+        site->tried |= 1u << result->run.variant % errors_of(site->key);
         fail_site_note(fail_site_key(&result->site), true);
     }
     if (is_wrong(c, result->verdict)) {
@@ -472,6 +465,10 @@ static void tell_rest(const struct fail_case *c)
                program_invocation_short_name, c->name, c->stopped ? "stopped after" : "takes",
                (unsigned long long)c->clean_ms, mine_count, alone);
     }
+    if (c->options->each && c->clean && !c->whole) {
+        printf("in part: %s, %s: %llu runs for its %llu calls\n", program_invocation_short_name,
+               c->name, (unsigned long long)c->runs, (unsigned long long)c->calls);
+    }
 }
 
 void fail_case_end(struct fail_case *c)
@@ -491,6 +488,7 @@ void fail_case_end(struct fail_case *c)
     tell_rest(c);
     totals.cases++;
     totals.slow += fail_case_is_slow(c);
+    totals.whole += c->whole;
     totals.calls += c->calls;
     totals.runs += c->runs;
     totals.reached += c->reached;
@@ -513,11 +511,11 @@ uint64_t fail_report_end(void)
     for (uint32_t at = 0; at < SITES_MAX; at++) {
         reached += sites[at].reached;
     }
-    printf("sum: cases=%llu slow=%llu calls=%llu runs=%llu reached=%llu sites=%u sites_reached=%u "
-           "wrong=%llu\n",
+    printf("sum: cases=%llu slow=%llu whole=%llu calls=%llu runs=%llu reached=%llu sites=%u "
+           "sites_reached=%u wrong=%llu\n",
            (unsigned long long)totals.cases, (unsigned long long)totals.slow,
-           (unsigned long long)totals.calls, (unsigned long long)totals.runs,
-           (unsigned long long)totals.reached, site_count, reached,
+           (unsigned long long)totals.whole, (unsigned long long)totals.calls,
+           (unsigned long long)totals.runs, (unsigned long long)totals.reached, site_count, reached,
            (unsigned long long)totals.wrong);
     (void)fflush(stdout);
     return totals.wrong;

@@ -11,6 +11,7 @@
  */
 #include "tests/fail/fail_run.h"
 #include "tests/fail/fail_child.h"
+#include "tests/unit/turns.h"
 
 #include <dirent.h>
 #include <ftw.h>
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -36,6 +38,8 @@ int __wrap__cmocka_run_group_tests(const char *name, const struct CMUnitTest *te
                                    CMFixtureFunction setup, CMFixtureFunction teardown);
 
 static struct fail_options options;
+
+bool turns_are_few;
 
 enum fail_end {
     FAIL_END_BY_ITSELF,
@@ -140,6 +144,7 @@ static void slot_tidy(struct slot *slot)
     uint32_t count = atomic_load(&s->directory_count);
     (void)kill(-slot->pid, SIGKILL); /* what it forked and left, and may still write there */
     for (uint32_t at = 0; at < count && at < FAIL_DIRECTORIES_MAX; at++) {
+        (void)umount2(s->directories[at], MNT_DETACH); /* a small disk of the case's own */
         (void)nftw(s->directories[at], remove_one, 16, FTW_DEPTH | FTW_PHYS);
     }
     close(slot->pidfd);
@@ -494,9 +499,14 @@ static uint64_t more_end_ms; /* of the last step */
 
 static void run_passes(struct fail_case *cases, size_t count, bool is_fixture)
 {
-    if (fail_options_single(&options) || options.budget_ms == 0) {
-        run_pass(cases, count, fail_options_single(&options) ? FAIL_PASS_ONE : FAIL_PASS_ALL,
-                 UINT64_MAX / 2);
+    if (fail_options_single(&options)) {
+        run_pass(cases, count, FAIL_PASS_ONE, UINT64_MAX / 2);
+        return;
+    }
+    if (options.each) {
+        uint64_t end_ms = step_end_ms();
+        run_pass(cases, count, FAIL_PASS_STRIDES, end_ms);
+        run_pass(cases, count, FAIL_PASS_ERRORS, end_ms);
         return;
     }
     if (!is_fixture) {
@@ -559,6 +569,7 @@ int __wrap__cmocka_run_group_tests(const char *name, const struct CMUnitTest *te
     fail_group.setup = setup;
     fail_group.teardown = teardown;
     fail_options_read(&options);
+    turns_are_few = options.each;
     fail_sites_init(options.common);
     fail_plan_init();
     fail_child_init();

@@ -18,11 +18,12 @@ struct fail_options {
     uint32_t variant;   /* FAIL_VARIANT: with this of its errors */
     uint32_t kinds;     /* FAIL_KIND: bits 1 << enum fail_kind */
     uint32_t jobs;      /* FAIL_JOBS: children at once */
-    uint64_t budget_ms; /* FAIL_BUDGET_MS: about so long for the strides of a case; 0: exhaustive */
+    uint64_t budget_ms; /* FAIL_BUDGET_MS: about so long for the strides of a case; 0: no bound */
     uint64_t time_ms;   /* FAIL_TIME_MS: about so long for all cases; 0: as long as it takes */
     uint64_t slow_ms; /* FAIL_SLOW_MS: a case that takes longer is tried but where it must; 0: no */
     uint64_t limit_ms; /* FAIL_LIMIT_MS: of processor time for a run; 5 clean runs are added */
     uint64_t seed;     /* FAIL_SEED: where the strides begin */
+    bool each;         /* FAIL_EACH: each call of a case, one after the other, as far as it may */
     bool steps;        /* FAIL_STEPS: waits for a word on standard input before each step */
     bool seeks_leaks;  /* FAIL_LEAKS: LeakSanitizer after each run that passes */
     bool tells_all;    /* FAIL_VERBOSE: a line a case, and each run's output with FAIL_AT */
@@ -66,8 +67,7 @@ enum fail_pass {
     FAIL_PASS_SITES,   /* a site that no case of any program comes to sooner: once */
     FAIL_PASS_REST,    /* a site that still has not failed: once more */
     FAIL_PASS_ERRORS,  /* with those of its errors that it has not failed with */
-    FAIL_PASS_STRIDES, /* its last call, and every so-many-th call whatever it is */
-    FAIL_PASS_ALL,     /* in place of these: each call with each error, and what comes after them */
+    FAIL_PASS_STRIDES, /* each call, or where that takes too long every so-many-th, and last ones */
     FAIL_PASS_ONE,     /* in place of these: the one that was asked for */
 };
 
@@ -81,8 +81,10 @@ struct fail_case {
     bool stopped;
     uint16_t *trace;      /* the site of each call */
     uint64_t deadline_ms; /* set by the runner: what is planned for after it is left out */
-    bool grows;           /* FAIL_PASS_ALL: as long as the last call planned is reached */
-    uint64_t last_at;     /* this one */
+    uint64_t stride;      /* every so-many-th call fails; 1: each, and as long as the last is
+                             reached, the one behind it */
+    uint64_t last_at;     /* the last that was planned */
+    bool whole;           /* the last planned was not reached: each has failed */
     struct fail_run *plan;
     size_t plan_count, plan_capacity, next;
     uint64_t runs, reached, wrong;

@@ -7,14 +7,16 @@ chooses which; fail_run.c says what counts as wrong). One by hand, with its outp
     FAIL_CASE=NAME FAIL_AT=17 [FAIL_VARIANT=1] build/asan/fail/test_tls
 
 Others of its variables: FAIL_KIND=alloc,lmdb,sys,lib,ring (those only), FAIL_VERBOSE=1 (a line a
-case), FAIL_JOBS (children at once), FAIL_BUDGET_MS (about so long for a case's strides; 0: all calls,
-all errors), FAIL_TIME_MS (about so long for each step), FAIL_SLOW_MS (a case that takes longer is
-tried but for what no other comes to), FAIL_LIMIT_MS (for one run), FAIL_SEED, FAIL_LEAKS=1
+case), FAIL_JOBS (children at once), FAIL_BUDGET_MS (about so long for a case's calls, or else every
+so-many-th fails; 0: no bound), FAIL_EACH=1 (these first, with fewer turns of long loops, then each
+site's other errors), FAIL_TIME_MS (about so long for each step), FAIL_SLOW_MS (a case that takes
+longer is tried but for what no other comes to), FAIL_LIMIT_MS (for one run), FAIL_SEED, FAIL_LEAKS=1
 (LeakSanitizer after each run that passes).
 """
 
 import argparse
 import concurrent.futures
+import itertools
 import os
 import re
 import resource
@@ -32,15 +34,17 @@ MEASURED = re.compile(r"measured: sites=(\d+)$")
 WRONG = re.compile(r"^wrong: \S+, (\S+) (.*?)(?: when .*| though .*)?$", re.M)
 
 # Measured first, so that they are not what all the others wait for in the end.
-LONGEST = ("test_store", "test_store_pages", "test_tls", "test_stream", "test_io", "test_store_copy")
+LONGEST = ("test_store", "test_store_pages", "test_tls", "test_stream", "test_io",
+           "test_store_copy", "test_store_check", "test_queue_pool", "test_queue_pace")
 
 COMMON_SITES = 1 << 16  # fail.h
 SITE = struct.Struct("QQQ")  # key, bid, reached
 FLOOR = 0.80  # of the sites that the cases come to has failed, or the target fails
-COUNTS = ("cases", "slow", "calls", "runs", "reached", "sites", "sites_reached", "wrong")
+COUNTS = ("cases", "slow", "whole", "calls", "runs", "reached", "sites", "sites_reached", "wrong")
 
 # What the rig must say of fail_broken.c: a case, and the words of its verdict.
-BROKEN = {("unchecked", "has a sanitizer report"), ("leak", "passes, but leaks"),
+BROKEN = {("unchecked", "has a sanitizer report"), ("late", "has a sanitizer report"),
+          ("leak", "passes, but leaks"),
           ("check", "aborts"), ("twice", "has a sanitizer report"), ("spin", "does not end"),
           ("promise_written", "fails an assertion")}
 
@@ -124,6 +128,7 @@ class Program:
         self.name = os.path.basename(path)
         self.process = None
         self.said = ""
+        self.processor = None  # None: any
         self.sites = 0
         self.took_s = 0.0
 
@@ -131,6 +136,8 @@ class Program:
         self.process = subprocess.Popen(
             [self.path], cwd=ROOT, env={**os.environ, **settings}, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        if self.processor is not None:
+            os.sched_setaffinity(self.process.pid, {self.processor})
         self.listen()
 
     def listen(self):
@@ -217,14 +224,36 @@ def in_steps(programs, settings, options, common, began):
         list(pool.map(more, programs))
 
 
+def each_call(programs, settings, options):
+    """Programs in no order, each to its end, and what it has to say as soon as it has. Those of a
+    worker stay on one processor: a run is short and gets much fresh memory, which costs half as much
+    again where two have to agree on it."""
+    processors = itertools.cycle(sorted(os.sched_getaffinity(0)))
+    worker = threading.local()
+
+    def whole(program):
+        if not hasattr(worker, "processor"):
+            worker.processor = next(processors)
+        program.processor = worker.processor
+        left_s = (options.most_seconds or 0) - (time.monotonic() - options.began)
+        bound = {"FAIL_TIME_MS": str(max(int(1000 * left_s), 1))} if options.most_seconds else {}
+        program.run({**settings, **bound})
+        program.tell(program.counts(), options.verbose)
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(whole, programs))
+
+
 def run_all(folder, options):
     budget_ms = options.budget_ms
     if budget_ms is None:
         budget_ms = 0 if options.nightly else 500
     settings = {"FAIL_BUDGET_MS": str(budget_ms),
                 "FAIL_SEED": str(options.seed)}
-    if options.nightly:
+    if options.leaks:
         settings["FAIL_LEAKS"] = "1"
+    if options.nightly:
+        settings["FAIL_EACH"] = "1"
     else:
         settings["FAIL_STEPS"] = "1"
         settings["FAIL_SLOW_MS"] = str(options.slow_ms)
@@ -236,14 +265,14 @@ def run_all(folder, options):
     paths, silent = programs_of(folder)
     programs = [Program(path) for path in paths]
     if options.nightly:
-        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(lambda program: program.run(settings), programs))
+        each_call(programs, settings, options)
     else:
         in_steps(programs, settings, options, common, options.began)
     total = dict.fromkeys(COUNTS, 0)
     for program in programs:
         counts = program.counts()
-        program.tell(counts, options.verbose)
+        if not options.nightly:
+            program.tell(counts, options.verbose)
         for key in total:
             total[key] += counts[key] if counts else 0
         bad_end = counts is None or (program.process.returncode != 0) != (counts["wrong"] > 0)
@@ -251,7 +280,7 @@ def run_all(folder, options):
     sites = sites_in(common)
     total["sites"], total["sites_reached"] = len(sites), sum(reached for _, reached in sites)
     print(f"without a call that may fail: {' '.join(silent)}")
-    for words in ("slow: ", "not failed: "):
+    for words in ("slow: ", "in part: ", "not failed: "):
         for program in programs:
             for line in re.findall(rf"^{words}.*$", program.said, re.M):
                 print(line)
@@ -267,27 +296,34 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="build/asan/fail")
-    parser.add_argument("--nightly", action="store_true", help="all calls, all their errors")
+    parser.add_argument("--nightly", action="store_true", help="each call of each case")
     parser.add_argument("--seconds", type=int, default=150,
                         help="so long for other errors and calls, once each site was tried")
-    parser.add_argument("--most-seconds", type=int, default=260,
-                        help="then no site is tried any more; what was not is told")
+    parser.add_argument("--most-seconds", type=int,
+                        help="then nothing is tried any more; what was not is told (260; nightly: "
+                        "no bound)")
     parser.add_argument("--slow-ms", type=int, default=3000,
                         help="a case that takes longer is tried but for what no other comes to")
     parser.add_argument("--budget-ms", type=int,
-                        help="for the strides of a case (500; nightly: no bound, which is weeks)")
+                        help="for the calls of a case, in one run each (500; nightly: no bound)")
     parser.add_argument("--seed", type=int, default=1, help="other cases and calls")
     parser.add_argument("--jobs", type=int, default=2, help="programs at once")
+    parser.add_argument("--leaks", action="store_true",
+                        help="LeakSanitizer after each run that passes, not only the suspect ones")
     parser.add_argument("--verbose", action="store_true", help="a line a case")
     options = parser.parse_args()
     options.began = time.monotonic()
+    if options.most_seconds is None and not options.nightly:
+        options.most_seconds = 260
     folder = os.path.abspath(options.folder)
     makes_calls.rows = rows()
     unknown = unknown_calls(os.path.join(folder, "libproduct.a"))
     for name in unknown:
         print(f"{name}: called by the product; needs a row of calls.def, or a reason in exempt.txt")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:  # it waits more than it works
-        tested = [pool.submit(self_test, folder, {"FAIL_BUDGET_MS": plan}) for plan in ("0", "1000")]
+        tested = [pool.submit(self_test, folder, plan)
+                  for plan in ({"FAIL_EACH": "1", "FAIL_BUDGET_MS": "0"},
+                               {"FAIL_BUDGET_MS": "1000"})]
         total = run_all(folder, options)
     said = [test.result() for test in tested]
     sound = all(len(lines) == 1 for lines in said)
@@ -296,6 +332,9 @@ def main():
     wrong = total["wrong"] + len(unknown) + (0 if sound else 1)
     print(f"{total['calls']} calls, {total['runs']} runs, of which {total['reached']} reached "
           f"the call that was to fail; {total['slow']} slow cases tried but for what they alone have")
+    if options.nightly:
+        print(f"in {total['whole']} of {total['cases']} cases each call has failed in turn, until "
+              "a run passed without coming to it")
     print(f"{total['sites_reached']} of {total['sites']} sites have failed, "
           f"{100 * total['sites_reached'] / max(total['sites'], 1):.1f} %"
           f"{', which is too few' if low else ''}; at least {100 * FLOOR:.0f} % have to")

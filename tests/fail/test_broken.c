@@ -37,6 +37,12 @@ static void unchecked(void **state)
     assert_true(broken_unchecked());
 }
 
+static void late(void **state)
+{
+    (void)state;
+    assert_true(broken_late());
+}
+
 static void leak(void **state)
 {
     (void)state;
@@ -90,9 +96,9 @@ static void waits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(unchecked), cmocka_unit_test(leak),  cmocka_unit_test(check),
-        cmocka_unit_test(twice),     cmocka_unit_test(spin),  cmocka_unit_test(promise_written),
-        cmocka_unit_test(copes),     cmocka_unit_test(waits),
+        cmocka_unit_test(unchecked),       cmocka_unit_test(late),  cmocka_unit_test(leak),
+        cmocka_unit_test(check),           cmocka_unit_test(twice), cmocka_unit_test(spin),
+        cmocka_unit_test(promise_written), cmocka_unit_test(copes), cmocka_unit_test(waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

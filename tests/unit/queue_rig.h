@@ -14,6 +14,7 @@
 #include "daemon/base/crc32c.h"
 #include "daemon/queue/queue.h"
 #include "daemon/sched/sched.h"
+#include "tests/unit/turns.h"
 
 #include <errno.h>
 #include <ftw.h>
@@ -344,6 +345,15 @@ static UNUSED void inspect(struct fixture *f, struct flow_status *out)
     mailbox_send(queue_mailbox(f->queue), &ask.msg);
     (void)box_wait(&f->main, FLOW_INSPECT);
     *out = ask.status;
+}
+
+/* Between two looks, or two messages, where each call fails in turn: else they are as many as the
+ * machine can do. */
+static UNUSED void rest_where_few(uint64_t ms)
+{
+    if (turns(0, 1) > 0) {
+        usleep((useconds_t)(ms * 1000));
+    }
 }
 
 /* Whole rounds have passed since: what was to follow from all that was sent before has followed. */

@@ -6,6 +6,7 @@
 
 #include "daemon/base/num.h"
 #include "daemon/dns/dns_parse.h"
+#include "tests/unit/turns.h"
 
 #include <arpa/inet.h>
 #include <poll.h>
@@ -737,7 +738,7 @@ static void test_hostile(void **state)
     static const char *const hosts[] = {"silent.test",   "noise.test",  "cut.test",
                                         "pointers.test", "loop-a.test", "loop-b.test"};
     for (size_t index = 0; index < 2 * (sizeof hosts / sizeof hosts[0]); index++) {
-        struct dns *dns = dns_open(100);
+        struct dns *dns = dns_open((uint32_t)turns(100, 40));
         struct result result = ask(dns, hosts[index / 2], index % 2 == 1);
         assert_int_equal(result.answer.count, 0);
         if (index / 2 < 4) {
@@ -747,7 +748,7 @@ static void test_hostile(void **state)
         }
         assert_true(strlen(result.answer.text) > strlen(hosts[index / 2]));
         /* Whatever is still out says no more. */
-        for (int round = 0; round < 6; round++) {
+        for (size_t round = 0; round < turns(6, 2); round++) {
             (void)dns_process(dns, -1, 20);
         }
         assert_int_equal(result.calls, 1);
@@ -850,15 +851,16 @@ static void test_packet_ttl(void **state)
 static void test_many_lookups_at_once(void **state)
 {
     (void)state;
-    enum { LOOKUPS = 200 };
-    static struct result results[LOOKUPS];
+    enum { LOOKUPS_MAX = 200 };
+    const size_t lookups = turns(LOOKUPS_MAX, 16);
+    static struct result results[LOOKUPS_MAX];
     memset(results, 0, sizeof results);
     struct dns *dns = dns_open(LONG_TIMEOUT_MS);
-    for (size_t index = 0; index < LOOKUPS; index++) {
+    for (size_t index = 0; index < lookups; index++) {
         dns_lookup(dns, index % 2 == 0 ? "mail.test" : "one.test", 587, index % 2 == 0, take,
                    &results[index]);
     }
-    for (size_t index = 0; index < LOOKUPS; index++) {
+    for (size_t index = 0; index < lookups; index++) {
         run_until(dns, &results[index].calls, 1);
         assert_int_equal(results[index].answer.outcome, OUTCOME_DELIVERED);
         assert_int_equal(results[index].answer.count, index % 2 == 0 ? 4 : 1);

@@ -4,6 +4,7 @@
  */
 #include "daemon/io/io.h"
 #include "daemon/io/io_backend.h"
+#include "tests/unit/turns.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -233,7 +234,7 @@ static void need_descriptors(rlim_t count)
 
 /* ---- echo ---- */
 
-#define ECHO_BYTES   (50u << 20)
+#define ECHO_BYTES   turns(50u << 20, 1u << 20)
 #define ECHO_PIECE   65536u
 #define PATTERN_STEP 251u /* a prime: a piece that is lost or doubled shows */
 
@@ -410,7 +411,8 @@ static void echo_tcp(void **state)
 
 /* ---- many connections ---- */
 
-#define CROWD 200
+#define CROWD_MAX 200
+#define CROWD     ((uint32_t)turns(CROWD_MAX, 140))
 
 struct crowd_client {
     struct io_op connect;
@@ -423,8 +425,8 @@ struct crowd {
     int accepted;
     int accept_ends;
     uint32_t open_count;
-    struct echo_server servers[CROWD];
-    struct crowd_client clients[CROWD];
+    struct echo_server servers[CROWD_MAX];
+    struct crowd_client clients[CROWD_MAX];
 };
 
 static struct crowd crowd;
@@ -438,7 +440,7 @@ static void crowd_accepted(struct io_op *op)
         return;
     }
     assert_true(op->result >= 0);
-    assert_true(crowd.accepted < CROWD);
+    assert_true(crowd.accepted < CROWD_MAX);
     assert_true((fcntl(op->result, F_GETFL) & O_NONBLOCK) != 0);
     assert_true((fcntl(op->result, F_GETFD) & FD_CLOEXEC) != 0);
     echo_server_start(&crowd.servers[crowd.accepted++], crowd.io, op->result);
@@ -448,14 +450,15 @@ static void crowd_connected(struct io_op *op)
 {
     struct crowd_client *c = IO_OWNER(op, struct crowd_client, connect);
     assert_int_equal(op->result, 0);
-    echo_client_start(&c->echo, crowd.io, op->fd, 20000 + random_size(20000), &crowd.open_count);
+    size_t bytes = turns(20000, 10);
+    echo_client_start(&c->echo, crowd.io, op->fd, bytes + random_size(bytes), &crowd.open_count);
 }
 
 static void crowd_of_connections(void **state)
 {
     need_descriptors(2 * CROWD + 64);
     struct sockaddr_in address;
-    int listener = tcp_listen(&address, CROWD);
+    int listener = tcp_listen(&address, CROWD_MAX);
     pattern_fill();
     crowd.io = loop_open(state);
     crowd.accepted = 0;
@@ -601,7 +604,7 @@ static void cancel_of_the_other(void **state)
     int pairs[2][2];
     socket_pair(pairs[0]);
     socket_pair(pairs[1]);
-    for (int round = 0; round < 500; round++) {
+    for (size_t round = 0; round < turns(500, 8); round++) {
         rivals = (struct rivals){.io = io};
         for (int index = 0; index < 2; index++) {
             rivals.ops[index].fn = rival_received;
@@ -625,7 +628,7 @@ static void cancel_of_the_other(void **state)
 
 /* A thread writes while the loop receives and cancels: every byte arrives once and in order, every
  * start has one call. */
-#define RACE_BYTES 20000u
+#define RACE_BYTES turns(20000, 300)
 
 struct race {
     struct io *io;
@@ -634,6 +637,7 @@ struct race {
     struct io_op tick;
     uint32_t received;
     uint32_t starts, calls, cancels;
+    size_t ticks; /* since the last bytes */
 };
 
 static void race_received(struct io_op *op)
@@ -645,6 +649,7 @@ static void race_received(struct io_op *op)
         r->cancels++;
     } else {
         assert_true(op->result > 0);
+        r->ticks = 0;
         for (size_t index = 0; index < op->data.len; index++) {
             assert_int_equal(op->data.data[index], r->received++ % PATTERN_STEP);
         }
@@ -665,7 +670,8 @@ static void race_ticked(struct io_op *op)
         io_cancel(r->io, &r->recv);
         io_cancel(r->io, &r->recv);
     }
-    io_timer(r->io, &r->tick, io_now_ms(r->io));
+    bool waits = ++r->ticks > turns(SIZE_MAX, 20); /* for a writer that has no processor */
+    io_timer(r->io, &r->tick, io_now_ms(r->io) + waits);
 }
 
 /* Varies its pace by counting: a yield would cost a whole time slice on a busy machine. */
@@ -696,6 +702,9 @@ static void cancel_races_with_arrival(void **state)
                      .starts = 1};
     io_recv(r.io, &r.recv, fds[0]);
     io_timer(r.io, &r.tick, io_now_ms(r.io));
+    for (size_t round = 0; round < turns(0, 1); round++) {
+        settle(r.io); /* a few bytes might all be there before the first cancel */
+    }
     pthread_t writer;
     assert_int_equal(pthread_create(&writer, NULL, race_write, &fds[1]), 0);
     io_run(r.io);
@@ -717,7 +726,7 @@ static void cancel_races_with_own_send(void **state)
     tcp_pair(fds);
     uint32_t sent = 0;
     uint32_t received = 0;
-    for (int round = 0; round < 2000; round++) {
+    for (size_t round = 0; round < turns(2000, 8); round++) {
         struct probe in = probe_of(io, 1);
         struct probe out = probe_of(io, 0);
         io_recv(io, &in.op, fds[0]);
@@ -829,7 +838,7 @@ static void timer_meddles(struct io_op *op)
     assert_false(io_pending(&timer_test.rows[1].op));
     if (timer_test.rows[0].calls == 1) {
         assert_true(io_pending(&timer_test.rows[2].op));
-        io_timer(io, &timer_test.rows[2].op, io_now_ms(io) + 5);
+        io_timer(io, &timer_test.rows[2].op, io_now_ms(io) + turns(5, 1));
     }
     io_timer(io, &timer_test.rows[0].op, io_now_ms(io));
 }
@@ -856,7 +865,7 @@ static void timers_in_one_batch(void **state)
 /* ---- wake ---- */
 
 #define RINGERS          4
-#define RINGS_PER_RINGER 25000u
+#define RINGS_PER_RINGER turns(25000, 20)
 
 struct bell {
     struct io *io;
@@ -1267,7 +1276,7 @@ static void connect_refused(void **state)
 
 /* ---- descriptor numbers come back ---- */
 
-#define REUSE_ROUNDS 500
+#define REUSE_ROUNDS ((int)turns(500, 30))
 
 struct reuse {
     struct io *io;
@@ -1415,7 +1424,8 @@ static void stop_after_the_batch(void **state)
 
 /* ---- running out of the loop's own things ---- */
 
-#define THIRSTY       64
+#define THIRSTY_MAX   64
+#define THIRSTY       turns(THIRSTY_MAX, 8)
 #define THIRSTY_BYTES 1000
 
 struct drinker {
@@ -1444,8 +1454,8 @@ static void drinker_received(struct io_op *op)
 static void more_ready_than_buffers(void **state)
 {
     struct io *io = loop_open_with(*state, 64, 2);
-    static struct drinker drinkers[THIRSTY];
-    int thirsty = THIRSTY;
+    static struct drinker drinkers[THIRSTY_MAX];
+    int thirsty = (int)THIRSTY;
     pattern_fill();
     for (size_t index = 0; index < THIRSTY; index++) {
         struct drinker *d = &drinkers[index];
@@ -1473,14 +1483,15 @@ static void more_ready_than_buffers(void **state)
 }
 
 /* More starts in a batch than the submission queue holds, more ends than the completion queue. */
-#define FLOOD 3000
+#define FLOOD_MAX 3000
+#define FLOOD     turns(FLOOD_MAX, 1100) /* still more than either */
 
 struct flood {
     struct io *io;
     struct {
         struct io_op op;
         int calls;
-    } rows[FLOOD];
+    } rows[FLOOD_MAX];
     int left;
 };
 
@@ -1499,7 +1510,7 @@ static void flood_closed(struct io_op *op)
 static void more_ends_than_the_queue_holds(void **state)
 {
     need_descriptors(FLOOD + 64);
-    flood = (struct flood){.io = loop_open(state), .left = FLOOD};
+    flood = (struct flood){.io = loop_open(state), .left = (int)FLOOD};
     for (size_t index = 0; index < FLOOD; index++) {
         int fd = dup(0);
         assert_true(fd >= 0);
@@ -1527,22 +1538,22 @@ static void flood_cancelled(struct io_op *op)
 
 static void many_cancels_at_once(void **state)
 {
-    enum { MANY = FLOOD / 2 };
+    const size_t many = turns(FLOOD_MAX / 2, 300);
     need_descriptors(FLOOD + 64);
-    flood = (struct flood){.io = loop_open(state), .left = MANY};
-    static int fds[MANY][2];
-    for (size_t index = 0; index < MANY; index++) {
+    flood = (struct flood){.io = loop_open(state), .left = (int)many};
+    static int fds[FLOOD_MAX / 2][2];
+    for (size_t index = 0; index < many; index++) {
         socket_pair(fds[index]);
         flood.rows[index].op.fn = flood_cancelled;
         io_recv(flood.io, &flood.rows[index].op, fds[index][0]);
     }
     settle(flood.io);
-    for (size_t index = 0; index < MANY; index++) {
+    for (size_t index = 0; index < many; index++) {
         io_cancel(flood.io, &flood.rows[index].op);
     }
     io_run(flood.io);
     settle(flood.io);
-    for (size_t index = 0; index < MANY; index++) {
+    for (size_t index = 0; index < many; index++) {
         assert_int_equal(flood.rows[index].calls, 1);
         close(fds[index][0]);
         close(fds[index][1]);

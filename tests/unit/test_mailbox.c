@@ -3,6 +3,7 @@
  * receiver that sleeps on the bell wakes up. The threads run as they like; run it under tsan too.
  */
 #include "daemon/flow/mailbox.h"
+#include "tests/unit/turns.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -16,9 +17,9 @@
 #include <cmocka.h>
 
 #define SENDERS         8
-#define MESSAGES        200000 /* of each sender */
-#define BELL_MS_MAX     60000  /* a bell that does not ring in a minute is lost */
-#define ROUND_TRIPS     50000
+#define MESSAGES        turns(200000, 100) /* of each sender */
+#define BELL_MS_MAX     60000              /* a bell that does not ring in a minute is lost */
+#define ROUND_TRIPS     turns(50000, 50)
 #define OWNED_BY_SENDER 4
 
 struct note {

@@ -436,22 +436,22 @@ static void test_no_more_connections_than_messages_due(void **state)
 static void test_a_thousand_in_one_batch(void **state)
 {
     struct fixture *f = *state;
-    enum { COUNT = 1000 };
-    struct client *clients = calloc(COUNT, sizeof *clients);
+    const size_t count = turns(1000, 200);
+    struct client *clients = calloc(count, sizeof *clients);
     assert_non_null(clients);
     begin(f);
-    for (size_t at = 0; at < COUNT; at++) {
+    for (size_t at = 0; at < count; at++) {
         client_commit(f, &clients[at], 1);
     }
-    for (size_t at = 0; at < COUNT; at++) {
+    for (size_t at = 0; at < count; at++) {
         (void)box_wait(&f->clients, FLOW_INTAKE);
     }
-    for (size_t at = 0; at < COUNT; at++) {
+    for (size_t at = 0; at < count; at++) {
         assert_int_equal(clients[at].intake.result, ERR_OK);
     }
     struct flow_status status = settled(f);
-    assert_int_equal(status.count_by_state[MESSAGE_QUEUED], COUNT);
-    assert_true(metric_get(&f->metrics, METRIC_COMMITS) < COUNT);
+    assert_int_equal(status.count_by_state[MESSAGE_QUEUED], count);
+    assert_true(metric_get(&f->metrics, METRIC_COMMITS) < count);
     free(clients);
 }
 
@@ -473,14 +473,15 @@ static void drain(struct fixture *f, uint64_t first_id, size_t count)
 static void test_more_than_the_window_holds(void **state)
 {
     struct fixture *f = *state;
-    enum { COUNT = SCHED_WINDOW_MAX * 2 + 77, AT_ONCE = 512 };
+    enum { AT_ONCE = 512 };
+    const size_t count = turns(SCHED_WINDOW_MAX * 2 + 77, 20);
     struct client *clients = calloc(AT_ONCE, sizeof *clients);
     assert_non_null(clients);
     begin(f);
     uint64_t first_id = f->ids + 1;
-    for (size_t sent = 0; sent < COUNT;) {
+    for (size_t sent = 0; sent < count;) {
         size_t round = 0;
-        for (; round < AT_ONCE && sent < COUNT; round++, sent++) {
+        for (; round < AT_ONCE && sent < count; round++, sent++) {
             client_commit(f, &clients[round], 1);
         }
         for (size_t at = 0; at < round; at++) {
@@ -489,7 +490,7 @@ static void test_more_than_the_window_holds(void **state)
     }
     free(clients);
     upstream_up(f, 4);
-    drain(f, first_id, COUNT);
+    drain(f, first_id, count);
     struct flow_status status = settled(f);
     assert_int_equal(status.count_by_state[MESSAGE_QUEUED], 0);
     assert_true(workers_quiet(f));
@@ -498,15 +499,16 @@ static void test_more_than_the_window_holds(void **state)
 static void test_a_restart_knows_all_that_waits(void **state)
 {
     struct fixture *f = *state;
+    const size_t count = turns(50, 34);
     begin(f);
     uint64_t first_id = f->ids + 1;
-    for (size_t at = 0; at < 50; at++) {
+    for (size_t at = 0; at < count; at++) {
         (void)accept_one(f, 1);
     }
     end(f);
     begin(f);
     upstream_up(f, 4);
-    drain(f, first_id, 50);
+    drain(f, first_id, count);
     struct flow_status status = settled(f);
     assert_int_equal(status.count_by_state[MESSAGE_QUEUED], 0);
 }
@@ -516,10 +518,11 @@ static void test_messages_of_a_removed_upstream_are_adopted(void **state)
 {
     struct fixture *f = *state;
     struct on_disk m;
+    const size_t count = turns(600, 5);
     begin(f);
     uint64_t first_id = f->ids + 1;
     struct msg_id id = {{0}};
-    for (size_t at = 0; at < 600; at++) {
+    for (size_t at = 0; at < count; at++) {
         id = accept_one(f, 1);
     }
     end(f);
@@ -528,7 +531,7 @@ static void test_messages_of_a_removed_upstream_are_adopted(void **state)
     upstream_up(f, 4);
     read_message(f, id, &m);
     assert_true(slice_equal(m.state.upstream, SLICE("other")));
-    drain(f, first_id, 600);
+    drain(f, first_id, count);
     struct flow_status status = settled(f);
     assert_int_equal(status.count_by_state[MESSAGE_QUEUED], 0);
 }
@@ -627,6 +630,7 @@ static void test_an_outcome_without_room_is_kept(void **state)
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += PATIENCE_MS / 1000;
     do { /* it is tried again by itself */
+        rest_where_few(150);
         inspect(f, &status);
         clock_gettime(CLOCK_MONOTONIC, &now);
         assert_true(now.tv_sec < until.tv_sec);

@@ -123,7 +123,7 @@ static void test_they_ride_on_the_commit_of_others(void **state)
     begin(f);
     sender_begin(f, &a);
     sender_begin(f, &b);
-    for (size_t at = 0; at < PIECES; at++) {
+    for (size_t at = 0; at < turns(PIECES, 3); at++) {
         assert_int_equal(sender_append(f, &a), ERR_OK);
         assert_int_equal(sender_append(f, &b), ERR_OK);
         (void)accept_one(f, 1);
@@ -211,7 +211,7 @@ static void test_compaction_in_the_middle_keeps_them(void **state)
     static struct flow_compact compact;
     begin(f);
     sender_begin(f, &s);
-    for (size_t at = 0; at < 3; at++) {
+    for (size_t at = 0; at < turns(3, 2); at++) {
         assert_int_equal(sender_append(f, &s), ERR_OK);
         compact.msg.kind = FLOW_COMPACT;
         compact.msg.reply_to = &f->main.mailbox;

@@ -607,7 +607,7 @@ static void test_clock_after_a_reboot(void **state)
         {now_ms - 10 * 365 * day_ms, day_ms}, /* or it was wrong before: at most a day */
         {now_ms > day_ms ? now_ms - day_ms + 5000 : 0, /* just under the bound */ day_ms - 5000},
     };
-    for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
+    for (size_t row = 0; row < turns(sizeof rows / sizeof rows[0], 1); row++) {
         pretend_reboot(f, q_ms, rows[row].wall_ms);
         begin(f);
         uint64_t passed_ms = queue_clock(f) - q_ms;

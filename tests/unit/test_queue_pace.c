@@ -185,7 +185,8 @@ static void test_a_suspicion_is_told(void **state)
 
 /* ---- whose turn ---- */
 
-enum { FLOOD = SCHED_WINDOW_MAX + 2000, AT_ONCE = 512 };
+enum { AT_ONCE = 512 };
+#define FLOOD (SCHED_WINDOW_MAX + 2000)
 
 /* A small message of this client. */
 static void commit_from(struct fixture *f, struct client *c, const char *from)
@@ -215,13 +216,13 @@ static void commit_from(struct fixture *f, struct client *c, const char *from)
     client_send(f, c, FLOW_INTAKE_COMMIT, piece);
 }
 
-static void flood(struct fixture *f)
+static void flood(struct fixture *f, size_t count)
 {
     struct client *clients = calloc(AT_ONCE, sizeof *clients);
     assert_non_null(clients);
-    for (size_t sent = 0; sent < FLOOD;) {
+    for (size_t sent = 0; sent < count;) {
         size_t round = 0;
-        for (; round < AT_ONCE && sent < FLOOD; round++, sent++) {
+        for (; round < AT_ONCE && sent < count; round++, sent++) {
             commit_from(f, &clients[round], "192.0.2.1");
         }
         for (size_t at = 0; at < round; at++) {
@@ -258,9 +259,9 @@ static void test_one_devices_flood_delays_no_other(void **state)
 {
     struct fixture *f = *state;
     begin(f);
-    flood(f);
+    flood(f, turns(FLOOD, 40));
     upstream_up(f, 4);
-    for (size_t at = 0; at < 50; at++) {
+    for (size_t at = 0; at < turns(50, 5); at++) {
         job_answer(f, job_wait(f), OUTCOME_DELIVERED, 1);
     }
     struct msg_id id = alert(f);
@@ -273,7 +274,7 @@ static void test_nor_after_a_restart(void **state)
 {
     struct fixture *f = *state;
     begin(f);
-    flood(f);
+    flood(f, turns(FLOOD, 2 * SCHED_REFILL_MAX + 100)); /* the scout goes in any case */
     struct msg_id id = alert(f);
     end(f);
     begin(f);

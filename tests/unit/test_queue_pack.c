@@ -126,7 +126,7 @@ static void test_it_is_learnt_anew(void **state)
 {
     struct rig r;
     open_all(&r, *state, 1, 2);
-    for (size_t round = 0; round < 12; round++) {
+    for (size_t round = 0; round < turns(12, 3); round++) {
         burst(&r, CONNECTIONS);
         take(&r, CONNECTIONS);
         answer_all(&r, CONNECTIONS, 200);

@@ -126,6 +126,7 @@ static struct flow_link *mail_flows(struct fixture *f, struct flow_link *link, u
             link = upstream_up(f, 1);
         }
         job_answer(f, job_wait(f), OUTCOME_DELIVERED, 1);
+        rest_where_few(for_ms / 8);
     } while (settled(f).now_ms < until_ms);
     return link;
 }
@@ -133,7 +134,7 @@ static struct flow_link *mail_flows(struct fixture *f, struct flow_link *link, u
 static void test_where_mail_flows_one_is_kept_ready(void **state)
 {
     struct fixture *f = *state;
-    const uint64_t span_ms = 300;
+    const uint64_t span_ms = turns(300, 100);
     f->config->upstreams[0].idle_ms_max = span_ms;
     begin(f);
     struct flow_link *link = mail_flows(f, NULL, 4 * span_ms);

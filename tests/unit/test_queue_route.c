@@ -96,10 +96,13 @@ static void test_each_is_forecast_by_what_waits_for_it(void **state)
 {
     struct fixture *f = *state;
     static const uint64_t hour_ms = 3600000;
-    static const uint32_t counts[2] = {SCHED_WINDOW_MAX + 904, 2 * SCHED_WINDOW_MAX + 1808};
+    const uint32_t counts[2] = {(uint32_t)turns(SCHED_WINDOW_MAX + 904, 24),
+                                (uint32_t)turns(2 * SCHED_WINDOW_MAX + 1808, 40)};
+    const uint32_t rate = (uint32_t)turns(1000, 20);
+    const size_t seen = turns(20, 10);
     upstreams(f, (const char *const[]){"for sender:*@shop.example", "always", NULL});
     for (size_t at = 0; at < 2; at++) {
-        f->config->upstreams[at].rate.most[CONFIG_RATE_MESSAGES][CONFIG_RATE_HOUR] = 1000;
+        f->config->upstreams[at].rate.most[CONFIG_RATE_MESSAGES][CONFIG_RATE_HOUR] = rate;
     }
     begin(f);
     backlog(f, "a@shop.example", counts[0]);
@@ -108,14 +111,14 @@ static void test_each_is_forecast_by_what_waits_for_it(void **state)
     link_up(f, links[0], 1);
     link_up(f, links[1], 1);
     uint64_t sent[2] = {0};
-    while (sent[0] < 20 || sent[1] < 20) { /* how fast it is, has to be seen */
+    while (sent[0] < seen || sent[1] < seen) { /* how fast it is, has to be seen */
         struct flow_job *job = job_wait(f);
         sent[job->link->upstream]++;
         job_answer(f, job, OUTCOME_DELIVERED, 1);
     }
     struct flow_status status = settled(f);
     for (size_t at = 0; at < 2; at++) {
-        uint64_t takes_ms = (counts[at] - 1000) * hour_ms / 1000;
+        uint64_t takes_ms = (counts[at] - rate) * hour_ms / rate;
         assert_in_range(status.upstreams[at].forecast_ms - status.now_ms, takes_ms - hour_ms / 10,
                         takes_ms + hour_ms / 10);
     }
@@ -398,7 +401,7 @@ static void test_the_probe_comes_before_the_stand_in(void **state)
     (void)accept_one(f, 1);
     main_down(f, 1);
     struct flow_job *job = job_wait(f);
-    for (size_t times = 0; times < 20; times++) {
+    for (size_t times = 0; times < turns(20, 3); times++) {
         struct msg_id id = accept_one(f, 1);
         assert_int_equal(edit(f, FLOW_EDIT_RETRY, id), ERR_OK);
         struct flow_link *probe = link_wait(f);

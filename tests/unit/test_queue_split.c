@@ -149,7 +149,7 @@ static void test_full_pieces_and_nothing_behind_them(void **state)
 static void test_many_pieces(void **state)
 {
     three_ways(*state);
-    split_whole(*state, 100, 1234);
+    split_whole(*state, (uint32_t)turns(100, 4), 1234);
 }
 
 static void test_all_one_way_is_not_split(void **state)
@@ -263,10 +263,11 @@ static void test_copies_that_were_in_vain_go(void **state)
     struct fixture *f = *state;
     static struct letter l;
     three_ways(f);
-    f->queue_bytes_max = 62 * BODY_CHUNK_BYTES_MAX; /* three times 20 pieces, and not 21 */
+    /* three times 20 pieces, and not 21; or 6, and not 7 */
+    f->queue_bytes_max = turns(62, 20) * BODY_CHUNK_BYTES_MAX;
     begin(f);
     enum err err = ERR_FULL;
-    for (uint32_t pieces = 24; err == ERR_FULL; pieces--) {
+    for (uint32_t pieces = (uint32_t)turns(24, 7); err == ERR_FULL; pieces--) {
         assert_true(pieces > 0);
         letter_make(&l, pieces, store_piece_bytes(f->store) - 1);
         err = letter_send(f, &l);
@@ -283,7 +284,7 @@ static void test_a_stop_in_the_middle(void **state)
     static struct letter l;
     three_ways(f);
     begin(f);
-    letter_make(&l, 150, 100);
+    letter_make(&l, (uint32_t)turns(150, 34), 100);
     assert_int_equal(letter_pieces(f, &l), ERR_OK);
     letter_end(f, &l);
     end(f); /* FLOW_STOP comes right behind it */
@@ -315,8 +316,8 @@ static void test_a_failed_sync(void **state)
 static void test_many_at_once(void **state)
 {
     struct fixture *f = *state;
-    enum { MANY = 1000 };
-    struct letter *letters = calloc(MANY, sizeof *letters);
+    const size_t many = turns(1000, 20), bytes = turns(0, 64000); /* few are large */
+    struct letter *letters = calloc(many, sizeof *letters);
     assert_non_null(letters);
     char names[UPSTREAMS_MAX][64];
     const char *uses[UPSTREAMS_MAX + 1] = {"always"};
@@ -326,8 +327,8 @@ static void test_many_at_once(void **state)
     }
     upstreams(f, uses);
     begin_asleep(f);
-    for (size_t at = 0; at < MANY; at++) {
-        letters[at] = (struct letter){.from = "a@b"};
+    for (size_t at = 0; at < many; at++) {
+        letters[at] = (struct letter){.from = "a@b", .rest = at % 2 * bytes};
         static char paths[SOME_RECIPIENTS][32];
         for (uint32_t to = 0; to < SOME_RECIPIENTS; to++) {
             snprintf(paths[to], sizeof paths[to], "x@d%u.example", (unsigned)to);
@@ -337,13 +338,13 @@ static void test_many_at_once(void **state)
         letter_end(f, &letters[at]);
     }
     begin_awake(f); /* and finds all of them at once */
-    for (size_t at = 0; at < MANY; at++) {
+    for (size_t at = 0; at < many; at++) {
         (void)box_wait(&f->clients, FLOW_INTAKE);
     }
-    for (size_t at = 0; at < MANY; at++) {
+    for (size_t at = 0; at < many; at++) {
         assert_int_equal(letters[at].client.intake.result, ERR_OK);
     }
-    assert_int_equal(settled(f).count_by_state[MESSAGE_QUEUED], MANY * SOME_RECIPIENTS);
+    assert_int_equal(settled(f).count_by_state[MESSAGE_QUEUED], many * SOME_RECIPIENTS);
     end(f);
     free(letters);
 }

@@ -5,8 +5,9 @@
 #include "daemon/store/store_internal.h"
 #include "tests/unit/store_fixture.h"
 
-#define MODEL_OPS 10000
-#define MODEL_IDS 200
+#define MODEL_OPS  turns(10000, 330)
+#define MODEL_IDS  200
+#define MODEL_USED turns(MODEL_IDS, 40)
 
 /* ---- opening ---- */
 
@@ -174,32 +175,34 @@ static void test_not_a_queue_is_refused(void **state)
 
 static void test_queue_keeps_its_chunk_size_until_it_is_empty(void **state)
 {
+    size_t bytes = turns(200000, 70000);
     struct fixture *f = *state;
     f->config.chunk_bytes = 1000;
     queue_open(f);
     assert_int_equal(store_piece_bytes(f->store), 65000);
-    message_commit(f, 1, 200000, &plain);
+    message_commit(f, 1, bytes, &plain);
     f->config.chunk_bytes = 4072;
     queue_reopen(f);
     assert_int_equal(store_piece_bytes(f->store), 65000);
-    assert_int_equal(body_read(f->reader, 1, 200000, 5000), ERR_OK);
+    assert_int_equal(body_read(f->reader, 1, bytes, 5000), ERR_OK);
     message_drop(f, 1);
     queue_reopen(f);
     assert_int_equal(store_piece_bytes(f->store), 65152);
-    message_commit(f, 2, 200000, &plain);
+    message_commit(f, 2, bytes, &plain);
     queue_reopen(f);
-    assert_int_equal(body_read(f->reader, 2, 200000, 5000), ERR_OK);
+    assert_int_equal(body_read(f->reader, 2, bytes, 5000), ERR_OK);
 }
 
 static void test_smaller_queue_max_still_opens(void **state)
 {
+    uint64_t bytes = turns(8, 2) * MIB;
     struct fixture *f = *state;
     queue_open(f);
-    message_commit(f, 1, 8 * MIB, &plain);
+    message_commit(f, 1, bytes, &plain);
     f->config.queue_bytes_max = MIB;
     queue_reopen(f);
     assert_false(store_has_room(f->store, 0));
-    assert_int_equal(body_read(f->reader, 1, 8 * MIB, 65536), ERR_OK);
+    assert_int_equal(body_read(f->reader, 1, bytes, 65536), ERR_OK);
     message_drop(f, 1);
     assert_true(store_has_room(f->store, 1000));
 }
@@ -209,7 +212,7 @@ static void test_smaller_queue_max_still_opens(void **state)
 static void body_round(struct fixture *f, uint64_t number, uint64_t bytes)
 {
     assert_int_equal(store_begin(f->store), ERR_OK);
-    uint32_t pieces = body_append(f, number, bytes, 40);
+    uint32_t pieces = body_append(f, number, bytes, (uint32_t)turns(40, 2));
     struct msg_id id = id_of(number);
     struct slice state = state_make(&plain);
     struct slice envelope = envelope_make(&plain, bytes, pieces);
@@ -217,7 +220,7 @@ static void body_round(struct fixture *f, uint64_t number, uint64_t bytes)
     assert_int_equal(store_commit(f->store), ERR_OK);
     assert_int_equal(body_read(f->reader, number, bytes, 256 << 10), ERR_OK);
     assert_int_equal(body_read(f->reader, number, bytes, 65521), ERR_OK);
-    if (bytes <= 200000) {
+    if (bytes <= turns(200000, 2000)) {
         assert_int_equal(body_read(f->reader, number, bytes, 37), ERR_OK);
     }
 }
@@ -227,6 +230,7 @@ static void test_bodies_are_byte_exact(void **state)
     struct fixture *f = *state;
     static const uint32_t chunks[] = {4072, 16360, 65512, 65536};
     uint64_t number = 1;
+    size_t step = turns(1, 6);
     for (size_t index = 0; index < 4; index++) {
         f->config.chunk_bytes = chunks[index];
         queue_open(f);
@@ -250,14 +254,14 @@ static void test_bodies_are_byte_exact(void **state)
                                   p + 1,
                                   2 * p,
                                   3 * p + 17,
-                                  index == 1 ? 64 * MIB : MIB};
-        for (size_t size = 0; size < sizeof sizes / sizeof sizes[0]; size++) {
+                                  turns(index == 1 ? 64 * MIB : MIB, 200000)};
+        uint64_t back = number;
+        for (size_t size = 0; size < sizeof sizes / sizeof sizes[0]; size += step) {
             body_round(f, number++, sizes[size]);
         }
         queue_close(f);
         queue_open(f);
-        uint64_t back = number - sizeof sizes / sizeof sizes[0];
-        for (size_t size = 0; size < sizeof sizes / sizeof sizes[0]; size++) {
+        for (size_t size = 0; size < sizeof sizes / sizeof sizes[0]; size += step) {
             assert_int_equal(body_read(f->reader, back, sizes[size], 65536), ERR_OK);
             message_drop(f, back++);
         }
@@ -327,20 +331,22 @@ static uint64_t resident_bytes(void)
 
 static void test_reading_and_removing_bodies_keeps_memory_bounded(void **state)
 {
+    size_t count = turns(40, 3);
     struct fixture *f = *state;
+    f->config.chunk_bytes = (uint32_t)turns(0, 65536);
     queue_open(f);
-    for (uint64_t number = 1; number <= 40; number++) {
+    for (uint64_t number = 1; number <= count; number++) {
         message_commit(f, number, 10 * MIB, &plain);
     }
     queue_reopen(f);
     uint64_t before = resident_bytes();
     uint64_t most = before;
-    for (uint64_t number = 1; number <= 40; number++) {
+    for (uint64_t number = 1; number <= count; number++) {
         assert_int_equal(body_read(f->reader, number, 10 * MIB, 65536), ERR_OK);
         most = u64_max(most, resident_bytes());
     }
     assert_true(most < before + 48 * MIB);
-    for (uint64_t number = 1; number <= 40; number++) {
+    for (uint64_t number = 1; number <= count; number++) {
         message_drop(f, number);
         most = u64_max(most, resident_bytes());
     }
@@ -499,7 +505,7 @@ static void test_due_index_is_in_order_and_resumes(void **state)
     assert_int_equal(store_due_routes(f->store, routes, 8, &err), 0);
     assert_int_equal(err, ERR_OK);
     assert_int_equal(store_begin(f->store), ERR_OK);
-    for (uint64_t number = 1; number <= 300; number++) {
+    for (uint64_t number = 1; number <= turns(300, 60); number++) {
         size_t upstream = rng() % 3;
         struct want want = {.state = rng() % 4 == 0 ? MESSAGE_HELD : MESSAGE_QUEUED,
                             .upstream = upstreams[upstream],
@@ -584,7 +590,7 @@ static bool model_row(void *ctx, struct slice name, const uint64_t counts[MESSAG
 {
     struct model_rows *rows = ctx;
     uint64_t expected[MESSAGE_STATE_COUNT] = {0};
-    for (size_t index = 0; index < MODEL_IDS; index++) {
+    for (size_t index = 0; index < MODEL_USED; index++) {
         const struct model_message *m = &rows->model[index];
         if (m->there && slice_equal(model_name(&m->want, rows->kind), name)) {
             expected[m->want.state]++;
@@ -620,7 +626,7 @@ static void model_rows_compare(struct fixture *f, const struct model_message *mo
         }
         assert_int_equal(err, ERR_NOT_FOUND);
         assert_int_equal(rows.wrong, 0);
-        for (size_t index = 0; index < MODEL_IDS; index++) {
+        for (size_t index = 0; index < MODEL_USED; index++) {
             if (model[index].there && model_name(&model[index].want, rows.kind).len > 0) {
                 expected[model[index].want.state]++;
             }
@@ -653,7 +659,7 @@ static void model_due_compare(struct fixture *f, const struct model_message *mod
     for (size_t at = 0; at < sizeof names / sizeof names[0]; at++) {
         uint32_t route = record_route(slice_from_str(names[at]));
         size_t expected = 0;
-        for (size_t index = 0; index < MODEL_IDS; index++) {
+        for (size_t index = 0; index < MODEL_USED; index++) {
             expected += model[index].there && model_route(&model[index].want) == route;
         }
         enum err err;
@@ -662,7 +668,7 @@ static void model_due_compare(struct fixture *f, const struct model_message *mod
         assert_int_equal(count, expected);
         for (size_t index = 0; index < count; index++) {
             uint64_t number = msg_id_time_and_sequence(&dues[index].id);
-            assert_true(number >= 1 && number <= MODEL_IDS);
+            assert_true(number >= 1 && number <= MODEL_USED);
             const struct model_message *m = &model[number - 1];
             assert_true(m->there && model_route(&m->want) == route);
             assert_int_equal(m->want.due_q, dues[index].due_q);
@@ -679,7 +685,7 @@ static void model_compare(struct fixture *f, const struct model_message *model)
     uint64_t bytes = 0;
     uint64_t past = 0;
     uint64_t past_bytes = 0;
-    for (size_t index = 0; index < MODEL_IDS; index++) {
+    for (size_t index = 0; index < MODEL_USED; index++) {
         if (model[index].there) {
             counts[model[index].want.state]++;
             bytes += model[index].bytes;
@@ -748,7 +754,7 @@ static void model_step(struct fixture *f, struct model_message *message, uint64_
 
 static void model_records_compare(struct fixture *f, const struct model_message *model)
 {
-    for (uint64_t number = 1; number <= MODEL_IDS; number++) {
+    for (uint64_t number = 1; number <= MODEL_USED; number++) {
         const struct model_message *message = &model[number - 1];
         static uint8_t memory[RECORD_BYTES];
         struct buf to;
@@ -777,8 +783,8 @@ static void test_counts_are_exact_through_random_operations(void **state)
     for (size_t op = 0; op < MODEL_OPS;) {
         memcpy(before, model, sizeof model);
         assert_int_equal(store_begin(f->store), ERR_OK);
-        for (size_t batch = 1 + rng() % 60; batch > 0; batch--, op++) {
-            uint64_t number = 1 + rng() % MODEL_IDS;
+        for (size_t batch = turns(1, 90) + rng() % turns(60, 30); batch > 0; batch--, op++) {
+            uint64_t number = 1 + rng() % MODEL_USED;
             model_step(f, &model[number - 1], number);
         }
         if (rng() % 10 == 0) {
@@ -829,15 +835,16 @@ static void test_recovery_discards_bodies_without_a_message(void **state)
 
 static void test_recovery_discards_more_than_one_batch(void **state)
 {
+    size_t count = turns(600, 260);
     struct fixture *f = *state;
     queue_open(f);
     assert_int_equal(store_begin(f->store), ERR_OK);
-    for (uint64_t number = 1; number <= 600; number++) {
+    for (uint64_t number = 1; number <= count; number++) {
         body_append(f, number, 10, 0);
     }
     assert_int_equal(store_commit(f->store), ERR_OK);
     queue_reopen(f);
-    assert_int_equal(f->report.discarded, 600);
+    assert_int_equal(f->report.discarded, count);
 }
 
 /* More of them in one transaction than it keeps in mind, some of which end in it. */
@@ -1017,21 +1024,22 @@ static void test_damaged_index_is_made_anew(void **state)
 
 static void test_damaged_summary_is_counted_anew(void **state)
 {
+    const uint64_t count = turns(0x35, 0x15);
     struct fixture *f = *state;
     queue_open(f);
-    for (uint64_t number = 1; number <= 0x35; number++) {
+    for (uint64_t number = 1; number <= count; number++) {
         message_commit(f, number, 0x1357, &plain);
     }
     queue_close(f);
     uint8_t place[16];
-    be64_put(place, 0x35 * 0x1357); /* body_bytes, then last_id */
-    be64_put(place + 8, 0x35);
+    be64_put(place, count * 0x1357); /* body_bytes, then last_id */
+    be64_put(place + 8, count);
     assert_true(file_flip(f, slice_of(place, sizeof place), 5, 0xff) > 0);
     queue_open(f);
     struct store_summary summary = summary_of(f);
-    assert_int_equal(summary.count_by_state[MESSAGE_QUEUED], 0x35);
-    assert_int_equal(summary.body_bytes, 0x35 * 0x1357);
-    assert_int_equal(summary.last_id, 0x35);
+    assert_int_equal(summary.count_by_state[MESSAGE_QUEUED], count);
+    assert_int_equal(summary.body_bytes, count * 0x1357);
+    assert_int_equal(summary.last_id, count);
 }
 
 /* Flips one bit anywhere in what lies in body chunks and records: either it is found, or the bytes
@@ -1043,7 +1051,7 @@ static void test_no_flipped_bit_in_a_body_is_handed_out(void **state)
     message_commit(f, 1, 50000, &plain);
     queue_close(f);
     uint8_t place[32];
-    for (size_t turn = 0; turn < 100; turn++) {
+    for (size_t turn = 0; turn < turns(100, 3); turn++) {
         uint64_t offset = rng() % (50000 - 200);
         body_fill(place, sizeof place, 1, offset);
         uint8_t mask = (uint8_t)(1u << rng() % 8);
@@ -1103,22 +1111,24 @@ static void test_file_cut_while_in_use_is_explained(void **state)
 
 static void test_full_queue_takes_no_mail_but_every_outcome(void **state)
 {
+    uint64_t bytes_max = turns(8, 1) * MIB;
+    uint64_t body_bytes = turns(2000, 12000);
     struct fixture *f = *state;
-    f->config.queue_bytes_max = 8 * MIB;
+    f->config.queue_bytes_max = bytes_max;
     queue_open(f);
     uint64_t number = 0;
-    assert_false(store_has_room(f->store, 8 * MIB));
-    assert_true(store_has_room(f->store, 4 * MIB));
+    assert_false(store_has_room(f->store, bytes_max));
+    assert_true(store_has_room(f->store, bytes_max / 2));
     for (;;) { /* in batches, as the queue thread does */
         assert_int_equal(store_begin(f->store), ERR_OK);
         size_t added = 0;
-        while (added < 20 && store_has_room(f->store, 2000)) {
+        while (added < 20 && store_has_room(f->store, body_bytes)) {
             number++;
             struct want want = {.state = MESSAGE_QUEUED,
                                 .upstream = "main",
                                 .due_q = number,
                                 .recipients = number % 16 == 0 ? 50 : 1};
-            message_put(f, number, 2000, &want);
+            message_put(f, number, body_bytes, &want);
             added++;
         }
         assert_int_equal(store_commit(f->store), ERR_OK);
@@ -1127,9 +1137,9 @@ static void test_full_queue_takes_no_mail_but_every_outcome(void **state)
         }
     }
     struct store_summary full = summary_of(f);
-    assert_true(full.pages_used_bytes <= 8 * MIB);
-    assert_true(number > 500);
-    assert_false(store_has_room(f->store, 2000));
+    assert_true(full.pages_used_bytes <= bytes_max);
+    assert_true(number > turns(500, 16));
+    assert_false(store_has_room(f->store, body_bytes));
     for (uint64_t at = 1; at <= number; at++) { /* each recipient with the longest words */
         struct want want = {.state = MESSAGE_QUEUED,
                             .upstream = "main",
@@ -1144,7 +1154,7 @@ static void test_full_queue_takes_no_mail_but_every_outcome(void **state)
     for (uint64_t at = 1; at <= number; at++) {
         message_drop(f, at);
     }
-    assert_true(store_has_room(f->store, 4 * MIB));
+    assert_true(store_has_room(f->store, bytes_max / 2));
     assert_true(summary_of(f).pages_used_bytes < 200000);
 }
 
@@ -1152,6 +1162,7 @@ static void test_map_that_is_really_full_says_so(void **state)
 {
     struct fixture *f = *state;
     f->config.queue_bytes_max = MIB;
+    f->config.chunk_bytes = (uint32_t)turns(0, 65536);
     queue_open(f);
     message_commit(f, 1, 1000, &plain);
     assert_int_equal(store_begin(f->store), ERR_OK);
@@ -1221,6 +1232,9 @@ static void test_meta_failure_leaves_the_outcome_in_doubt(void **state)
 
 /* ---- readers beside the writer ---- */
 
+#define WATCHED     turns(50, 5) /* times, at least */
+#define WATCHED_IDS turns(40, 6)
+
 struct watcher {
     struct fixture *f;
     struct store_reader *reader;
@@ -1233,8 +1247,8 @@ static void *watch(void *ctx)
 {
     struct watcher *w = ctx;
     uint64_t turn = 0;
-    while (!atomic_load(w->stop) || turn < 50) {
-        uint64_t number = 1 + turn++ % 40;
+    while ((!atomic_load(w->stop) && turn < turns(SIZE_MAX, 20)) || turn < WATCHED) {
+        uint64_t number = 1 + turn++ % WATCHED_IDS;
         enum err err = body_read(w->reader, number, number * 3000, 20000);
         w->failed = w->failed || (err != ERR_OK && err != ERR_NOT_FOUND);
         err = message_read(w->reader, number);
@@ -1254,15 +1268,16 @@ static void test_readers_see_whole_messages_while_the_writer_works(void **state)
     _Atomic bool stop = false;
     struct watcher watchers[3];
     pthread_t threads[3];
+    size_t count = turns(3, 2);
     bool there[41] = {false};
     queue_open(f);
-    for (size_t index = 0; index < 3; index++) {
+    for (size_t index = 0; index < count; index++) {
         watchers[index] = (struct watcher){.f = f, .stop = &stop};
         assert_int_equal(store_reader_new(&watchers[index].reader, f->store), ERR_OK);
         assert_int_equal(pthread_create(&threads[index], NULL, watch, &watchers[index]), 0);
     }
-    for (size_t turn = 0; turn < 400; turn++) {
-        uint64_t number = 1 + rng() % 40;
+    for (size_t turn = 0; turn < turns(400, 10); turn++) {
+        uint64_t number = 1 + rng() % WATCHED_IDS;
         if (there[number]) {
             message_drop(f, number);
         } else {
@@ -1271,10 +1286,10 @@ static void test_readers_see_whole_messages_while_the_writer_works(void **state)
         there[number] = !there[number];
     }
     atomic_store(&stop, true);
-    for (size_t index = 0; index < 3; index++) {
+    for (size_t index = 0; index < count; index++) {
         assert_int_equal(pthread_join(threads[index], NULL), 0);
         assert_false(watchers[index].failed);
-        assert_true(watchers[index].read >= 50);
+        assert_true(watchers[index].read >= WATCHED);
         store_reader_free(&watchers[index].reader);
     }
 }

@@ -9,9 +9,9 @@
 #include <lmdb.h>
 #include <signal.h>
 
-#define MESSAGES  60u
+#define MESSAGES  turns(60, 30)
 #define RECEIVING 95u /* a body of three pieces, of which two are there */
-#define MANY      17000u
+#define MANY      turns(17000, 60)
 #define WORDS     6u /* of one damage */
 
 /*
@@ -695,7 +695,7 @@ static void test_each_class_of_damage_is_named(void **state)
     file_path(f, "data.mdb", data);
     snprintf(whole, sizeof whole, "%s/whole.mdb", f->root);
     file_copy(data, whole);
-    for (size_t index = 0; index < sizeof damages / sizeof damages[0]; index++) {
+    for (size_t index = 0; index < sizeof damages / sizeof damages[0]; index += turns(1, 21)) {
         const struct damage *d = &damages[index];
         file_copy(whole, data);
         raw_do(f, d->make);
@@ -735,13 +735,15 @@ static void test_the_check_goes_on_after_findings(void **state)
     assert_int_equal(check(f, &found, &out), ERR_DAMAGED);
     assert_int_equal(out.findings, 6);
     assert_non_null(strstr(f->report.problem, "6 findings, the first: message "));
-    assert_int_equal(out.messages, 40);
-    assert_int_equal(out.history, 10);
+    assert_int_equal(out.messages, MESSAGES * 2 / 3);
+    assert_int_equal(out.history, MESSAGES / 6);
 }
+
+#define LOST turns(1500, 1010)
 
 static void all_trails_lost(struct raw *r)
 {
-    for (uint64_t n = 5000; n < 6500; n++) {
+    for (uint64_t n = 5000; n < 5000 + LOST; n++) {
         raw_seal(r, "trail", id_key(n), trail_make(n));
     }
 }
@@ -756,7 +758,7 @@ static void test_of_very_many_findings_the_first_are_told(void **state)
     found = (struct findings){{0}, 0};
     assert_int_equal(store_check(f->directory, finding_take, &found, NULL, NULL, &out, &f->report),
                      ERR_DAMAGED);
-    assert_int_equal(out.findings, 1500);
+    assert_int_equal(out.findings, LOST);
     assert_int_equal(found.count, 1001);
 }
 
@@ -772,9 +774,9 @@ static void test_sound_queue_is_sound(void **state)
     queue_make(f);
     assert_int_equal(check(f, &found, &out), ERR_OK);
     assert_string_equal(f->report.problem, "");
-    assert_int_equal(out.messages, 40);
-    assert_int_equal(out.history, 10);
-    assert_true(out.chunks > 40 && out.pages > 50);
+    assert_int_equal(out.messages, MESSAGES * 2 / 3);
+    assert_int_equal(out.history, MESSAGES / 6);
+    assert_true(out.chunks > turns(40, 20) && out.pages > turns(50, 25));
     queue_open(f);
     queue_close(f);
     assert_int_equal(check(f, &found, &out), ERR_OK);
@@ -797,11 +799,11 @@ static void test_queue_stays_sound_through_random_operations(void **state)
     struct fixture *f = *state;
     bool there[200] = {false};
     uint64_t turn = 0;
-    for (int round = 0; round < 4; round++) {
+    for (int round = 0; round < (int)turns(4, 2); round++) {
         queue_open(f);
-        for (int step = 0; step < 150; step++) {
+        for (int step = 0; step < (int)turns(150, 15); step++) {
             uint64_t random = mix(++turn);
-            uint64_t n = 1 + random % 199;
+            uint64_t n = 1 + random % turns(199, 7);
             struct want want = want_of(n);
             struct msg_id id = id_of(n);
             begin(f);
@@ -836,7 +838,7 @@ static int child_checks(struct fixture *f, struct beside *b)
 {
     static struct findings found;
     struct store_check out;
-    for (int round = 0; round < 5; round++) {
+    for (int round = 0; round < (int)turns(5, 1); round++) {
         found = (struct findings){{0}, 0};
         if (!beside_progress(b, 0, 0) ||
             store_check(f->directory, finding_take, &found, beside_progress, b, &out, &f->report) !=
@@ -861,7 +863,7 @@ static void test_check_beside_a_writer_at_work(void **state)
     if (pid == 0) {
         _exit(child_checks(f, &b));
     }
-    assert_true(beside_write(f, &b, pid, 1000) >= 5);
+    assert_true(beside_write(f, &b, pid, 1000) >= turns(5, 1));
 }
 
 /* More rows of counts than are counted in one pass. */
@@ -941,8 +943,8 @@ static void test_damaged_pages_are_a_finding_and_nothing_is_read_of_them(void **
     file_path(f, "data.mdb", data);
     int fd = open(data, O_RDWR | O_CLOEXEC);
     uint64_t damaged = 0;
-    for (off_t page = 2; page < 40; page++) { /* the lower bound of what it holds */
-        uint16_t lower;
+    for (off_t page = 2; page < 40; page += (off_t)turns(1, 9)) {
+        uint16_t lower; /* the lower bound of what it holds */
         uint16_t wrong = 0xfff0;
         assert_int_equal(pread(fd, &lower, sizeof lower, page * 4096 + 12), sizeof lower);
         assert_int_equal(pwrite(fd, &wrong, sizeof wrong, page * 4096 + 12), sizeof wrong);
@@ -951,7 +953,7 @@ static void test_damaged_pages_are_a_finding_and_nothing_is_read_of_them(void **
         damaged += err == ERR_DAMAGED && out.findings == 1;
         assert_int_equal(pwrite(fd, &lower, sizeof lower, page * 4096 + 12), sizeof lower);
     }
-    assert_true(damaged >= 5);
+    assert_true(damaged >= turns(5, 1));
     assert_int_equal(check(f, &found, &out), ERR_OK);
     assert_int_equal(ftruncate(fd, 8 * 4096), 0);
     close(fd);
@@ -982,14 +984,14 @@ static void test_check_tells_progress_and_can_be_stopped(void **state)
     static struct findings found;
     struct store_check out;
     queue_open(f);
-    queue_fill(f, 600);
+    queue_fill(f, turns(600, 120));
     queue_close(f);
     struct watched whole = {0};
     assert_int_equal(
         store_check(f->directory, finding_take, &found, watch, &whole, &out, &f->report), ERR_OK);
-    assert_true(whole.calls >= 4);
+    assert_true(whole.calls >= turns(4, 1));
     assert_false(whole.went_back);
-    for (uint64_t stop_at = 1; stop_at <= whole.calls; stop_at++) {
+    for (uint64_t stop_at = 1; stop_at <= whole.calls; stop_at += turns(1, 8)) {
         struct watched w = {.stop_at = stop_at};
         assert_int_equal(
             store_check(f->directory, finding_take, &found, watch, &w, &out, &f->report),
@@ -1019,6 +1021,7 @@ static void test_check_gives_way_before_the_map_is_full(void **state)
     int down[2];
     f->config.queue_bytes_max = 2 * MIB;
     f->config.history_bytes_max = 1 * MIB;
+    f->config.chunk_bytes = (uint32_t)turns(0, 65536);
     queue_open(f);
     begin(f);
     for (uint64_t n = 7; n <= 7 * 300; n += 7) { /* many rows, no bodies */

@@ -14,8 +14,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define MESSAGES 150u
-#define FEW      20u
+#define MESSAGES turns(150, 24)
+#define FEW      turns(20, 6)
 
 /* ---- system calls on demand; see the end ---- */
 
@@ -47,6 +47,30 @@ static size_t entries_of(const char *directory)
     }
     closedir(listing);
     return count - 2; /* . and .. */
+}
+
+/* Batches of messages come, and leave again. Few: the longest, so that they leave as many pages. */
+static void churn(struct fixture *f)
+{
+    size_t first = turns(1000, 1035);
+    size_t end = turns(1300, 1100);
+    size_t batch = turns(30, 65);
+    size_t step = turns(1, 5);
+    for (uint64_t n = first; n < end; n += batch) {
+        begin(f);
+        for (uint64_t one = n; one < n + batch; one += step) {
+            struct want want = want_of(one);
+            message_add(f, &want);
+        }
+        commit(f);
+    }
+    for (uint64_t n = first; n < end; n += batch) {
+        begin(f);
+        for (uint64_t one = n; one < n + batch; one += step) {
+            message_leave(f, one, false);
+        }
+        commit(f);
+    }
 }
 
 static struct walk filled_and_closed(struct fixture *f, uint64_t count)
@@ -156,7 +180,7 @@ static void test_backup_beside_a_writer_at_work(void **state)
     if (pid == 0) {
         _exit(beside_progress(&b, 0, 0) ? backs_up(f, &b) : 1);
     }
-    assert_true(beside_write(f, &b, pid, MESSAGES + 1) >= 5);
+    assert_true(beside_write(f, &b, pid, MESSAGES + 1) >= turns(5, 1));
     queue_close(f);
     snprintf(f->directory, sizeof f->directory, "%s/other", f->root);
     assert_int_equal(mkdir(f->directory, 0700), 0);
@@ -171,7 +195,7 @@ static void test_backup_writes_over_nothing(void **state)
     struct fixture *f = *state;
     char path[160];
     char part[170];
-    (void)filled_and_closed(f, 20);
+    (void)filled_and_closed(f, FEW);
     backup_path(f, path);
     snprintf(part, sizeof part, "%s.part", path);
     file_copy("/etc/hostname", path);
@@ -193,7 +217,7 @@ static void test_backup_writes_over_nothing(void **state)
 static void test_backup_that_cannot_be_written_says_why(void **state)
 {
     struct fixture *f = *state;
-    (void)filled_and_closed(f, 20);
+    (void)filled_and_closed(f, FEW);
     assert_int_equal(store_backup(f->directory, "/proc/backup.mdb", NULL, NULL, &f->report),
                      ERR_NOT_FOUND);
     assert_non_null(strstr(f->report.problem, "/proc/backup.mdb.part"));
@@ -232,14 +256,14 @@ static void test_backup_tells_progress_and_can_be_stopped(void **state)
     struct fixture *f = *state;
     char path[160];
     backup_path(f, path);
-    (void)filled_and_closed(f, MESSAGES);
+    (void)filled_and_closed(f, turns(MESSAGES, 72));
     struct watched whole = {0};
     assert_int_equal(store_backup(f->directory, path, watch, &whole, &f->report), ERR_OK);
-    assert_true(whole.calls >= 3);
+    assert_true(whole.calls >= turns(3, 1));
     assert_false(whole.went_back);
     assert_true(whole.last <= whole.total && whole.last > whole.total / 2);
     unlink(path);
-    for (uint64_t stop_at = 1; stop_at <= whole.calls; stop_at++) {
+    for (uint64_t stop_at = 1; stop_at <= whole.calls; stop_at += turns(1, 3)) {
         struct watched w = {.stop_at = stop_at};
         assert_int_equal(store_backup(f->directory, path, watch, &w, &f->report), ERR_CANCELLED);
         assert_int_equal(w.calls, stop_at);
@@ -254,6 +278,11 @@ static void test_backup_of_a_file_with_a_lost_page(void **state)
 {
     struct fixture *f = *state;
     struct walk before = filled_and_closed(f, MESSAGES);
+    if (turns(0, 1) == 1) { /* a list of free pages as long as that of many messages */
+        queue_open(f);
+        churn(f);
+        queue_close(f);
+    }
     char data[160];
     char path[160];
     file_path(f, "data.mdb", data);
@@ -274,25 +303,6 @@ static void test_backup_of_a_file_with_a_lost_page(void **state)
 /*
  * ---- compaction ----
  */
-
-static void churn(struct fixture *f)
-{
-    for (uint64_t n = 1000; n < 1300; n += 30) {
-        begin(f);
-        for (uint64_t one = n; one < n + 30; one++) {
-            struct want want = want_of(one);
-            message_add(f, &want);
-        }
-        commit(f);
-    }
-    for (uint64_t n = 1000; n < 1300; n += 30) {
-        begin(f);
-        for (uint64_t one = n; one < n + 30; one++) {
-            message_leave(f, one, false);
-        }
-        commit(f);
-    }
-}
 
 static void queue_prepare(struct fixture *f)
 {
@@ -383,19 +393,23 @@ static void *restless_run(void *arg)
 {
     struct restless *r = arg;
     while (!atomic_load(r->stop)) {
-        uint64_t n = 1 + 3 * (mix(atomic_load(&r->rounds)) % 49); /* those that stay */
+        uint64_t n =
+            1 + 3 * (mix(atomic_load(&r->rounds)) % (MESSAGES / 3 - 1)); /* those that stay */
         uint64_t rows = 0;
         struct msg_id from = {{0}};
         struct msg_id next;
-        enum err err = store_read_rows(r->reader, &from, 50, row_count, &rows, &next);
-        r->failed = r->failed || err != ERR_OK || rows != 50;
+        enum err err = store_read_rows(r->reader, &from, MESSAGES / 3, row_count, &rows, &next);
+        r->failed = r->failed || err != ERR_OK || rows != MESSAGES / 3;
         r->failed = r->failed || (body_bytes_of(n) > 0 && !body_is_right(r->reader, n));
         struct msg_id last;
         memset(&last, 0xff, sizeof last);
         struct walk w = {0};
-        err = store_read_history_rows(r->reader, &last, 5, walk_history, &w, &next);
+        err = store_read_history_rows(r->reader, &last, turns(5, 2), walk_history, &w, &next);
         r->failed = r->failed || err != ERR_OK || w.damaged != 0;
         atomic_fetch_add(&r->rounds, 1);
+        if (turns(0, 1) == 1) { /* a few rounds between two compactions are enough */
+            usleep(10000);
+        }
     }
     return NULL;
 }
@@ -415,20 +429,20 @@ static void rounds_wait(struct restless *readers, size_t count, uint64_t more)
 static void test_readers_go_on_through_compactions(void **state)
 {
     struct fixture *f = *state;
-    enum { READERS = 4 };
-    struct restless readers[READERS];
-    pthread_t threads[READERS];
+    struct restless readers[4];
+    pthread_t threads[4];
+    size_t count = turns(4, 2);
     _Atomic bool stop = false;
     uint64_t before;
     uint64_t after;
     queue_prepare(f);
-    for (size_t index = 0; index < READERS; index++) {
+    for (size_t index = 0; index < count; index++) {
         readers[index] = (struct restless){.f = f, .stop = &stop};
         assert_int_equal(store_reader_new(&readers[index].reader, f->store), ERR_OK);
         assert_int_equal(pthread_create(&threads[index], NULL, restless_run, &readers[index]), 0);
     }
-    for (uint64_t turn = 0; turn < 6; turn++) {
-        rounds_wait(readers, READERS, 3);
+    for (uint64_t turn = 0; turn < turns(6, 2); turn++) {
+        rounds_wait(readers, count, 3);
         assert_int_equal(store_compact(f->store, &before, &after), ERR_OK);
         struct want want = want_of(2000 + turn);
         begin(f);
@@ -439,9 +453,9 @@ static void test_readers_go_on_through_compactions(void **state)
         assert_true(body_is_right(another, 1));
         store_reader_free(&another);
     }
-    rounds_wait(readers, READERS, 3);
+    rounds_wait(readers, count, 3);
     atomic_store(&stop, true);
-    for (size_t index = 0; index < READERS; index++) {
+    for (size_t index = 0; index < count; index++) {
         assert_int_equal(pthread_join(threads[index], NULL), 0);
         assert_false(readers[index].failed);
         store_reader_free(&readers[index].reader);
@@ -526,7 +540,7 @@ static void test_openers_wait_for_the_swap(void **state)
 {
     struct fixture *f = *state;
     char path[160];
-    (void)filled_and_closed(f, 20);
+    (void)filled_and_closed(f, FEW);
     file_path(f, "swap.lock", path);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     assert_true(fd >= 0);
@@ -639,16 +653,16 @@ static void test_a_death_at_any_call_leaves_a_queue_that_opens(void **state)
     queue_fill(f, FEW);
     struct walk before = walk_all(f, FEW);
     queue_close(f);
-    for (uint64_t at = 1; code != 0; at++) {
+    for (uint64_t at = 1; code != 0; at += turns(1, 6)) {
         assert_true(at < 100);
         code = compaction_dies(f, &before, at, 0);
         assert_true(code == 77 || code == 78 || code == 0);
         deaths += code != 0;
         without_lock += code == 78;
     }
-    assert_true(deaths >= 8);
+    assert_true(deaths >= turns(8, 2));
     assert_true(without_lock >= 1); /* between the removal of lock.mdb and its return */
-    for (uint64_t at = 1; at < 20; at += 6) {
+    for (uint64_t at = 1; at < turns(20, 2); at += 6) {
         assert_int_equal(compaction_dies(f, &before, 0, at), 77);
     }
 }
@@ -688,6 +702,7 @@ static void test_full_disk_leaves_the_old_file_in_use(void **state)
     char fresh[160];
     uint64_t before = 0;
     uint64_t after = 0;
+    size_t count = turns(60, 24);
     if (!small_disk(f)) {
         skip();
     }
@@ -695,12 +710,12 @@ static void test_full_disk_leaves_the_old_file_in_use(void **state)
     snprintf(part, sizeof part, "%s.part", path);
     file_path(f, "new.mdb", fresh);
     queue_open(f);
-    queue_fill(f, 60);
-    struct walk walk = walk_all(f, 60);
+    queue_fill(f, count);
+    struct walk walk = walk_all(f, count);
     disk_fill(f, 256 << 10);
     assert_int_equal(store_compact(f->store, &before, &after), ERR_FULL);
     assert_false(file_exists(fresh));
-    struct walk still = walk_all(f, 60);
+    struct walk still = walk_all(f, count);
     assert_same_walk(&walk, &still);
     assert_int_equal(in_child(child_backs_up, f), ERR_FULL);
     assert_false(file_exists(part));
@@ -708,7 +723,7 @@ static void test_full_disk_leaves_the_old_file_in_use(void **state)
     snprintf(path, sizeof path, "%s/filler", f->root);
     unlink(path);
     assert_int_equal(store_compact(f->store, &before, &after), ERR_OK);
-    still = walk_all(f, 60);
+    still = walk_all(f, count);
     assert_same_walk(&walk, &still);
     queue_close(f);
     assert_sound(f, f->directory);

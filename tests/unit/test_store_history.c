@@ -5,6 +5,7 @@
 #include "tests/unit/store_fixture.h"
 
 #include "schema/record_upstream.h"
+#include "tests/unit/turns.h"
 
 #define KIB 1024u
 
@@ -203,26 +204,27 @@ static void test_history_expires_by_age(void **state)
 {
     struct fixture *f = *state;
     bool more = true;
+    const uint64_t old = turns(700, 40), young = turns(300, 6);
     queue_open(f);
-    assert_int_equal(expire(f, 1000, 10, &more), 0);
+    assert_int_equal(expire(f, old + young, 10, &more), 0);
     assert_false(more);
-    past_fill(f, 1, 1000, 50);
-    uint64_t bytes_each = summary_of(f).history_bytes / 1000;
+    past_fill(f, 1, old + young, turns(50, 4000));
+    uint64_t bytes_each = summary_of(f).history_bytes / (old + young);
     assert_int_equal(expire(f, 1, 512, &more), 0); /* before, not at */
     assert_false(more);
     uint64_t removed = 0;
     for (more = true; more;) {
-        uint64_t now = expire(f, 701, 64, &more);
-        assert_true(now <= 64);
+        uint64_t now = expire(f, old + 1, turns(64, 36), &more);
+        assert_true(now <= turns(64, 36));
         removed += now;
     }
-    assert_int_equal(removed, 700);
-    assert_false(past_has(f, 700));
-    assert_true(past_has(f, 701));
-    assert_int_equal(summary_of(f).history_count, 300);
-    assert_int_equal(summary_of(f).history_bytes, 300 * bytes_each);
+    assert_int_equal(removed, old);
+    assert_false(past_has(f, old));
+    assert_true(past_has(f, old + 1));
+    assert_int_equal(summary_of(f).history_count, young);
+    assert_int_equal(summary_of(f).history_bytes, young * bytes_each);
     queue_reopen(f);
-    assert_int_equal(summary_of(f).history_count, 300);
+    assert_int_equal(summary_of(f).history_count, young);
 }
 
 /* They came early and left late, or came late and left early: only leaving counts. */
@@ -231,8 +233,9 @@ static void test_entries_out_of_order_expire_in_a_round(void **state)
     struct fixture *f = *state;
     queue_open(f);
     bool old[301];
+    const uint64_t last = turns(300, 60);
     assert_int_equal(store_begin(f->store), ERR_OK);
-    for (uint64_t number = 1; number <= 300; number++) {
+    for (uint64_t number = 1; number <= last; number++) {
         old[number] =
             number > 1 && rng() % 3 == 0; /* the first one is young: it blocks the front */
         message_put(f, number, 10, &plain);
@@ -240,11 +243,11 @@ static void test_entries_out_of_order_expire_in_a_round(void **state)
     }
     assert_int_equal(store_commit(f->store), ERR_OK);
     bool more;
-    for (size_t call = 0; call < 300 / 7 + 2; call++) {
+    for (size_t call = 0; call < last / 7 + 2; call++) {
         assert_true(expire(f, 500, 7, &more) <= 7);
     }
     uint64_t left = 0;
-    for (uint64_t number = 1; number <= 300; number++) {
+    for (uint64_t number = 1; number <= last; number++) {
         assert_int_equal(past_has(f, number), !old[number]);
         left += !old[number];
     }
@@ -257,11 +260,12 @@ static void test_entries_out_of_order_expire_in_a_round(void **state)
 static void test_more_is_said_while_there_is_more(void **state)
 {
     struct fixture *f = *state;
+    const uint64_t last = turns(200, 20);
     queue_open(f);
     past_fill(f, 1, 1, 10);
     past_fill(f, 1000, 1000, 10);
     assert_int_equal(store_begin(f->store), ERR_OK);
-    for (uint64_t number = 2; number <= 200; number++) { /* behind a young one */
+    for (uint64_t number = 2; number <= last; number++) { /* behind a young one */
         message_put(f, number, 10, &plain);
         message_leave(f, number, 5, 10);
     }
@@ -273,28 +277,29 @@ static void test_more_is_said_while_there_is_more(void **state)
     uint64_t removed = 0;
     size_t calls = 0;
     while (more) {
-        removed += expire(f, 100, 16, &more);
+        removed += expire(f, 100, turns(16, 4), &more);
         assert_true(++calls < 20);
     }
-    assert_int_equal(removed, 199);
+    assert_int_equal(removed, last - 1);
     assert_int_equal(summary_of(f).history_count, 2);
 }
 
 static void test_history_expires_by_size_oldest_first(void **state)
 {
     struct fixture *f = *state;
-    f->config.history_bytes_max = 512 * KIB;
+    const uint64_t last = turns(600, 80), bytes_max = turns(512, 64) * KIB;
+    f->config.history_bytes_max = bytes_max;
     queue_open(f);
-    past_fill(f, 1, 600, 800); /* about 600 KiB of values */
-    assert_true(summary_of(f).history_bytes > 512 * KIB);
+    past_fill(f, 1, last, 800); /* about a KiB each */
+    assert_true(summary_of(f).history_bytes > bytes_max);
     bool more = true;
     while (more) {
-        expire(f, 0, 16, &more);
+        expire(f, 0, turns(16, 2), &more);
     }
     struct store_summary summary = summary_of(f);
-    assert_true(summary.history_bytes <= 512 * KIB);
-    assert_true(summary.history_bytes > 500 * KIB); /* and no more than that went */
-    uint64_t gone = 600 - summary.history_count;
+    assert_true(summary.history_bytes <= bytes_max);
+    assert_true(summary.history_bytes > bytes_max - 12 * KIB); /* and no more than that went */
+    uint64_t gone = last - summary.history_count;
     assert_false(past_has(f, gone));
     assert_true(past_has(f, gone + 1));
 }
@@ -303,24 +308,26 @@ static void test_history_never_takes_more_than_its_share_of_the_map(void **state
 {
     struct fixture *f = *state;
     f->config.queue_bytes_max = 4 * MIB;
-    f->config.history_bytes_max = 512 * KIB;
+    f->config.history_bytes_max = turns(512, 24) * KIB;
+    const uint64_t last = turns(4000, 60), bytes_max = 2 * f->config.history_bytes_max;
     queue_open(f);
     bool room = store_has_room(f->store, 3 * MIB);
     assert_true(room);
     uint64_t used = summary_of(f).pages_used_bytes;
-    for (uint64_t number = 1; number <= 4000;) { /* no expiring in between */
+    for (uint64_t number = 1; number <= last;) { /* no expiring in between */
         assert_int_equal(store_begin(f->store), ERR_OK);
-        for (size_t batch = 0; batch < 40; batch++, number++) {
+        for (size_t batch = 0; batch < turns(40, 20); batch++, number++) {
             message_put(f, number, 10, &plain);
             message_leave(f, number, number, number % 50 == 0 ? 20000 : rng() % 3000);
         }
         assert_int_equal(store_commit(f->store), ERR_OK);
-        assert_true(summary_of(f).history_bytes < MIB);
+        assert_true(summary_of(f).history_bytes < bytes_max);
     }
     struct store_summary summary = summary_of(f);
-    assert_true(summary.history_bytes < MIB);
-    assert_true(summary.history_count > 100);
-    assert_true(past_has(f, 3999) && !past_has(f, 100)); /* the oldest were pushed out */
+    assert_true(summary.history_bytes < bytes_max);
+    assert_true(summary.history_count > turns(100, 5));
+    assert_true(past_has(f, last - 1) &&
+                !past_has(f, turns(100, 10))); /* the oldest were pushed out */
     assert_true(summary.pages_used_bytes < used + 100000);
     assert_true(store_has_room(f->store, 3 * MIB));
     assert_true(summary.file_bytes <= 32 * MIB);
@@ -398,12 +405,12 @@ static void test_trail_stays_with_its_message(void **state)
 static void test_full_queue_keeps_outcomes_rather_than_trails(void **state)
 {
     struct fixture *f = *state;
-    f->config.queue_bytes_max = 4 * MIB;
+    f->config.queue_bytes_max = turns(4 * MIB, MIB / 4);
     queue_open(f);
     uint64_t number = 0;
     while (store_has_room(f->store, 100)) {
         assert_int_equal(store_begin(f->store), ERR_OK);
-        for (size_t batch = 0; batch < 20; batch++) {
+        for (size_t batch = 0; batch < turns(20, 5); batch++) {
             message_put(f, ++number, 100, &plain);
         }
         assert_int_equal(store_commit(f->store), ERR_OK);
@@ -754,7 +761,7 @@ static void test_lost_summary_is_made_anew_and_stays(void **state)
 {
     struct fixture *f = *state;
     queue_open(f);
-    for (uint64_t number = 1; number <= 30; number++) {
+    for (uint64_t number = 1; number <= turns(30, 16); number++) {
         struct want want = plain;
         want.state = (enum message_state)(number % MESSAGE_STATE_COUNT);
         want.awaits_digest = number % 8 == 2;

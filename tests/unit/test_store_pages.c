@@ -15,6 +15,7 @@
 #include "daemon/base/num.h"
 #include "daemon/store/store_internal.h"
 #include "daemon/store/store_pages.h"
+#include "tests/unit/turns.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,7 +35,10 @@
 #define PAGE          4096u
 #define RECORD_BYTES  (64u << 10)
 #define NUMBERS_MAX   8192u
-#define CHANCES       2000u
+#define MIXED         turns(160, 24)  /* messages of queue_mixed */
+#define LARGE         turns(6000, 60) /* and of queue_large */
+#define LARGE_BODY    turns(MIB, 260000)
+#define CHANCES       turns(2000, 5)
 #define CHANCES_BATCH 100u
 #define CHILD_SECONDS 30u
 
@@ -329,17 +333,17 @@ static void queue_mixed(struct fixture *f)
 {
     static const uint64_t bodies[] = {0, 100, 1500, 3000, 16360, 16361, 1900, 40000};
     queue_open(f);
-    for (uint64_t number = 1; number <= 160; number++) {
+    for (uint64_t number = 1; number <= MIXED; number++) {
         begin(f);
         message_put(f, number, bodies[number % 8], number % 20 == 0 ? 200 : 1 + number % 3);
         commit(f);
     }
-    for (uint64_t number = 1; number <= 160; number += 3) {
+    for (uint64_t number = 1; number <= MIXED; number += 3) {
         begin(f);
         message_drop(f, number);
         commit(f);
     }
-    for (uint64_t number = 2; number <= 160; number += 6) {
+    for (uint64_t number = 2; number <= MIXED; number += 6) {
         struct msg_id id = id_of(number);
         begin(f);
         assert_int_equal(store_message_update(f->store, &id, state_make(5, 1 + number % 3, 400)),
@@ -351,23 +355,28 @@ static void queue_mixed(struct fixture *f)
 
 /* Trees of three levels, more pages than QUICK reads, and lists of free pages that need overflow
  * pages. */
-static void queue_large(struct fixture *f)
+static void queue_large(struct fixture *f, uint64_t messages, uint64_t body_bytes)
 {
+    size_t batch = turns(50, 12);
+    size_t large = turns(500, 4); /* each so-many-th is */
+    size_t gone = turns(1000, 12);
+    f->config.chunk_bytes = body_bytes < MIB ? 4072 : 0; /* as many pages in fewer bytes */
     queue_open(f);
-    for (uint64_t number = 1; number <= 6000; number += 50) {
+    for (uint64_t number = 1; number <= messages; number += batch) {
         begin(f);
-        for (uint64_t at = number; at < number + 50; at++) {
-            message_put(f, at, at % 500 == 0 ? MIB : 200 + at % 3000, 1 + at % 16);
+        for (uint64_t at = number; at < number + batch; at++) {
+            message_put(f, at, at % large == 0 ? body_bytes : 200 + at % 3000,
+                        turns(1 + at % 16, 40));
         }
         commit(f);
     }
-    for (uint64_t number = 7; number <= 3000; number += 7) {
+    for (uint64_t number = 7; number <= messages / 2; number += 7) {
         begin(f);
-        message_drop(f, number % 500 == 0 ? number + 1 : number);
+        message_drop(f, number % large == 0 ? number + 1 : number);
         commit(f);
     }
     begin(f);
-    for (uint64_t number = 1000; number <= 6000; number += 1000) {
+    for (uint64_t number = gone; number <= messages; number += gone) {
         message_drop(f, number);
     }
     commit(f);
@@ -410,9 +419,10 @@ static void image_take(struct fixture *f)
     f->image_bytes = (size_t)st.st_size;
     f->image = malloc(f->image_bytes);
     assert_non_null(f->image);
-    assert_int_equal(pread(f->fd, f->image, f->image_bytes, 0), st.st_size);
+    size_t len = size_min(f->image_bytes, turns(SIZE_MAX, 8 * MIB));
+    assert_int_equal(pread(f->fd, f->image, len, 0), len);
     f->used_bytes = (size_t)(u64_get(f->image + newest_meta(f) + 136) + 1) * PAGE;
-    assert_true(f->used_bytes <= f->image_bytes);
+    assert_true(f->used_bytes <= len);
 }
 
 static void image_write(const struct fixture *f, size_t at, const void *bytes, size_t len)
@@ -465,15 +475,16 @@ static void test_mixed_queue_is_sound(void **state)
     struct fixture *f = *state;
     queue_mixed(f);
     check_sound(f);
-    assert_true(f->pages.pages_free > 10 && f->pages.pages_used > 200);
+    assert_true(f->pages.pages_free > 10 && f->pages.pages_used > turns(200, 30));
 }
 
 static void test_large_queue_is_sound(void **state)
 {
     struct fixture *f = *state;
-    queue_large(f);
+    queue_large(f, LARGE, LARGE_BODY);
     check_sound(f);
-    assert_true(f->pages.pages_free > 512 && f->pages.pages_used > 2 * STORE_PAGES_QUICK_MAX);
+    assert_true(f->pages.pages_free > turns(512, 64) &&
+                f->pages.pages_used > turns(2, 1) * STORE_PAGES_QUICK_MAX);
     struct store_pages_report full = f->pages;
     assert_int_equal(check(f, STORE_PAGES_QUICK), ERR_OK);
     assert_false(f->pages.whole);
@@ -487,11 +498,13 @@ static void test_large_queue_is_sound(void **state)
 static void test_every_commit_is_sound(void **state)
 {
     struct fixture *f = *state;
+    size_t numbers = turns(300, 16);
+    size_t again = turns(100, 5);
     queue_open(f);
-    for (size_t turn = 0; turn < 600; turn++) {
+    for (size_t turn = 0; turn < turns(600, 10); turn++) {
         begin(f);
         for (size_t step = rng() % 12; step > 0; step--) {
-            uint64_t number = 1 + rng() % 300;
+            uint64_t number = 1 + rng() % numbers;
             struct msg_id id = id_of(number);
             if (f->body_bytes[number] == 0) {
                 message_put(f, number, rng() % (rng() % 8 == 0 ? 300000 : 5000), 4);
@@ -504,14 +517,14 @@ static void test_every_commit_is_sound(void **state)
         }
         commit(f);
         check_sound(f);
-        if (turn % 100 == 99) {
+        if (turn % again == again - 1) {
             queue_close(f);
             queue_open(f);
             check_sound(f);
         }
     }
     begin(f);
-    for (uint64_t number = 1; number <= 300; number++) {
+    for (uint64_t number = 1; number <= numbers; number++) {
         if (f->body_bytes[number] != 0) {
             message_drop(f, number);
         }
@@ -653,7 +666,7 @@ static void lists_find(struct spots *s, size_t root)
 static void spots_find(const struct fixture *f, struct spots *s)
 {
     *s = (struct spots){.bytes = s->bytes};
-    memcpy(s->bytes, f->image, f->image_bytes);
+    memcpy(s->bytes, f->image, turns(f->image_bytes, f->used_bytes));
     s->meta = newest_meta(f);
     s->older = PAGE - s->meta;
     s->pages = u64_get(s->bytes + s->meta + 136) + 1;
@@ -666,7 +679,8 @@ static void spots_find(const struct fixture *f, struct spots *s)
         s->parent = child_of(s->bytes, s->parent, 1);
     }
     s->leaf = child_of(s->bytes, s->parent, 1);
-    assert_true(s->parent != s->branch && count_of(s->bytes, s->parent) > 2);
+    assert_true(turns(s->parent != s->branch, true)); /* few: two levels will do */
+    assert_true(count_of(s->bytes, s->parent) > 2);
     s->runs = leaf_of(s->bytes, root_of(s, record_of(s, "chunk")), 0);
     unsigned index = 0;
     for (unsigned at = 0; s->run == 0; at++) { /* a leaf with two runs */
@@ -966,13 +980,13 @@ static void pages_write(const struct fixture *f, const uint8_t *differing, const
 static void test_each_field_is_looked_at(void **state)
 {
     struct fixture *f = *state;
-    queue_large(f);
+    queue_large(f, turns(LARGE, 24), MIB);
     image_take(f);
     uint8_t *bytes = malloc(f->image_bytes);
     assert_non_null(bytes);
     size_t count = sizeof spoils / sizeof spoils[0];
     size_t missed = 0;
-    for (size_t index = 0; index < count; index++) {
+    for (size_t index = 0; index < count; index += turns(1, 44)) {
         struct spots s = {.bytes = bytes};
         spots_find(f, &s);
         assert_true(s.list != 0 && s.inlined != 0);
@@ -1031,7 +1045,7 @@ static void deep_spoil(struct fixture *f)
 static void test_quick_sees_the_tops_and_full_all(void **state)
 {
     struct fixture *f = *state;
-    queue_large(f);
+    queue_large(f, LARGE, LARGE_BODY);
     image_take(f);
     deep_spoil(f);
     assert_int_equal(check(f, STORE_PAGES_QUICK), ERR_OK);
@@ -1039,7 +1053,7 @@ static void test_quick_sees_the_tops_and_full_all(void **state)
     image_restore(f);
     struct spots s = {.bytes = malloc(f->image_bytes)};
     assert_non_null(s.bytes);
-    for (enum store_db db = 0; db < STORE_DB_COUNT; db++) { /* the root of each tree */
+    for (size_t db = 0; db < STORE_DB_COUNT; db += turns(1, 5)) { /* the root of each tree */
         spots_find(f, &s);
         size_t root = root_of(&s, record_of(&s, store_db_names[db]));
         if (root != (size_t)UINT64_MAX * PAGE) {
@@ -1074,11 +1088,11 @@ static void test_progress_is_told_and_can_stop(void **state)
 {
     struct fixture *f = *state;
     struct progress p = {0};
-    queue_large(f);
+    queue_large(f, LARGE, LARGE_BODY);
     assert_int_equal(
         store_pages_check_queue(f->directory, STORE_PAGES_FULL, progress_take, &p, &f->pages),
         ERR_OK);
-    assert_true(p.calls >= 4 && !p.backwards);
+    assert_true(p.calls >= turns(4, 2) && !p.backwards);
     p = (struct progress){.stop_at = 2};
     assert_int_equal(
         store_pages_check_queue(f->directory, STORE_PAGES_FULL, progress_take, &p, &f->pages),
@@ -1146,6 +1160,8 @@ static void test_damage_counts_only_when_nobody_wrote(void **state)
     check_sound(f);
 }
 
+#define WRITTEN turns(50, 8) /* messages */
+
 struct writer {
     struct fixture *f;
     _Atomic bool stop;
@@ -1156,11 +1172,11 @@ static void *write_on(void *ctx)
 {
     struct writer *w = ctx;
     for (uint64_t turn = 0; !atomic_load(&w->stop); turn++) {
-        uint64_t number = 1 + turn % 50;
+        uint64_t number = 1 + turn % WRITTEN;
         enum err err = store_begin(w->f->store);
         if (err == ERR_OK) {
-            err = turn % 100 < 50 ? message_try(w->f->store, number, number * 700, 1)
-                                  : drop_try(w->f->store, number);
+            err = turn % (2 * WRITTEN) < WRITTEN ? message_try(w->f->store, number, number * 700, 1)
+                                                 : drop_try(w->f->store, number);
         }
         err = err == ERR_OK ? store_commit(w->f->store) : err;
         w->failed = w->failed || err != ERR_OK;
@@ -1176,7 +1192,7 @@ static void test_no_damage_is_seen_beside_a_writer(void **state)
     queue_mixed(f);
     queue_open(f);
     begin(f);
-    for (uint64_t number = 1; number <= 50; number++) {
+    for (uint64_t number = 1; number <= WRITTEN; number++) {
         struct msg_id id = id_of(number);
         enum err err = store_message_remove(f->store, &id, slice_of(NULL, 0));
         assert_true(err == ERR_OK || err == ERR_NOT_FOUND);
@@ -1184,7 +1200,7 @@ static void test_no_damage_is_seen_beside_a_writer(void **state)
     commit(f);
     assert_int_equal(pthread_create(&thread, NULL, write_on, &w), 0);
     size_t sound = 0;
-    for (size_t turn = 0; turn < 100; turn++) {
+    for (size_t turn = 0; turn < turns(100, 6); turn++) {
         enum err err = check(f, turn % 2 == 0 ? STORE_PAGES_FULL : STORE_PAGES_QUICK);
         if (err != ERR_OK && err != ERR_BUSY) {
             print_error("%s\n", f->pages.problem);
@@ -1432,7 +1448,7 @@ static enum end chance_judge(struct fixture *f, uint64_t turn)
     if (end == CHILD_BAD) {
         return END_COUNT;
     }
-    if (turn % 8 == 0) {
+    if (turn % turns(8, 2) == 0) {
         int written = queue_writes(f);
         image_restore(f);
         if (written != CHILD_TOLD) {
@@ -1479,6 +1495,9 @@ static void chances_say(void)
     }
 }
 
+/* From here few chances come to all that the store does about damage. */
+#define CHANCE_FEW UINT64_C(0xcff0446243756e89)
+
 /* Thousands of spoilt files, one after the other, in children of some each: none may be killed. */
 static void test_chance_is_told_or_harmless(void **state)
 {
@@ -1491,12 +1510,12 @@ static void test_chance_is_told_or_harmless(void **state)
     store_walk(f->store, f->reader, &w);
     queue_close(f);
     f->config.read_only = false;
-    assert_true(w.faults == 0 && w.messages > 100);
+    assert_true(w.faults == 0 && w.messages > turns(100, 12));
     chances =
         mmap(NULL, sizeof *chances, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(chances != MAP_FAILED);
-    *chances =
-        (struct chances){.crc = w.crc, .rng = rng_state, .places = malloc(f->used_bytes / PAGE)};
+    *chances = (struct chances){
+        .crc = w.crc, .rng = turns(rng_state, CHANCE_FEW), .places = malloc(f->used_bytes / PAGE)};
     assert_non_null(chances->places);
     memset(chances->places, PLACE_FREE, f->used_bytes / PAGE);
     memset(chances->places, PLACE_META, 2);
@@ -1610,7 +1629,7 @@ static void test_fault_in_the_map_makes_the_next_start_look(void **state)
 static void test_suspect_is_checked_in_full(void **state)
 {
     struct fixture *f = *state;
-    queue_large(f);
+    queue_large(f, LARGE, LARGE_BODY);
     image_take(f);
     deep_spoil(f);
     queue_open(f); /* QUICK does not see it */

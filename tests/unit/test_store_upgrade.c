@@ -6,6 +6,7 @@
 #include "tests/unit/store_fixture.h"
 
 #include "tests/unit/fixtures/queue_v1.h"
+#include "tests/unit/turns.h"
 
 #define FIXTURE   "tests/unit/fixtures/queue_v1.mdb.gz"
 #define BOX       52568
@@ -204,7 +205,8 @@ static void queue_compare(struct fixture *f, const uint64_t *damaged, size_t dam
         body_bytes += m.body_bytes;
         if (is_damaged) {
             assert_int_equal(message_read(f->reader, number), ERR_DAMAGED);
-        } else if (number != V1_ENVELOPE_MARKED || damaged_count == 0) {
+        } else if (number % turns(1, 17) == 0 &&
+                   (number != V1_ENVELOPE_MARKED || damaged_count == 0)) {
             message_compare(f, number);
         }
     }
@@ -343,7 +345,7 @@ static void test_killed_after_each_commit_it_goes_on(void **state)
     struct fixture *f = *state;
     fixture_unpack(f);
     /* first transaction, three batches, the last one with what is left, the intake's */
-    assert_in_range(kills_until_whole(f, true, 1), 4, 8);
+    assert_in_range(kills_until_whole(f, true, turns(1, 3)), turns(4, 1), 8);
     queue_open(f);
     queue_compare(f, NULL, 0);
     queue_check(f, true);
@@ -352,8 +354,8 @@ static void test_killed_after_each_commit_it_goes_on(void **state)
 static void test_killed_before_a_commit_it_does_that_again(void **state)
 {
     struct fixture *f = *state;
-    for (uint64_t turn = 2; turn <= 5;
-         turn++) { /* the first commit gets through each time but one */
+    /* the first commit gets through each time but one */
+    for (uint64_t turn = turns(2, 4); turn <= turns(5, 4); turn++) {
         fixture_unpack(f);
         size_t kills = kills_until_whole(f, false, turn);
         assert_in_range(kills, 1, 8);

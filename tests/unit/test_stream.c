@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "daemon/stream/stream.h"
+#include "tests/unit/turns.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -23,7 +24,8 @@
 #include <unistd.h>
 
 #define GUARD_MS    60000
-#define BULK_BYTES  (3u << 20)
+#define BULK_BYTES  turns(3u << 20, 60000)
+#define FULL_BYTES  turns(3u << 20, 300000) /* more than a socket holds */
 #define EVENT_COUNT (STREAM_EVENT_CLOSED + 1)
 
 static char directory[64], certificate[96], key[96];
@@ -226,12 +228,17 @@ static void run_until(bool (*condition)(void))
 }
 
 /* Some rounds of the loop: whatever is ready happens. */
-static void run_a_while(void)
+static void run_rounds(size_t rounds)
 {
-    for (int round = 0; round < 5; round++) {
+    for (size_t round = 0; round < rounds; round++) {
         io_timer(io, &pause_op, io_now_ms(io) + 2);
         run_until(paused);
     }
+}
+
+static void run_a_while(void)
+{
+    run_rounds(5);
 }
 
 static bool loop_open(enum io_backend backend)
@@ -312,6 +319,12 @@ static void close_both(void)
 
 /* ---- plain and inside TLS ---- */
 
+static void send_buffer_small(const struct end *e)
+{
+    int small = 4096;
+    (void)setsockopt(e->stream.fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+}
+
 static bool bulk_came(void)
 {
     return a_seen.count >= BULK_BYTES && b_seen.count >= BULK_BYTES;
@@ -323,8 +336,7 @@ static void bulk(size_t a_use, size_t b_use)
     a->use_max = a_use;
     b->use_max = b_use;
     for (size_t at = 0; at < 2; at++) {
-        int small = 4096; /* so that sends stay pending while much is received */
-        (void)setsockopt(ends[at]->stream.fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+        send_buffer_small(ends[at]); /* so that sends stay pending while much is received */
         ends[at]->to_write = BULK_BYTES;
         write_more(ends[at]);
         stream_read(&ends[at]->stream);
@@ -412,7 +424,7 @@ static void case_unused_is_offered_again(void)
     a->use_max = 0;
     put(fds[1], "0123456789");
     stream_read(&live(a)->stream);
-    run_a_while();
+    run_rounds(turns(5, 1));
     assert_true(a_seen.events[STREAM_EVENT_DATA] > 1);
     live(a)->use_max = SIZE_MAX;
     run_until(a_has_ten);
@@ -713,7 +725,10 @@ static void reach(enum where where)
         return;
     case WRITING:
     case SECURED_WRITING:
-        a->to_write = BULK_BYTES;
+        if (turns(0, 1) == 1) {
+            send_buffer_small(a);
+        }
+        a->to_write = FULL_BYTES;
         write_more(a);
         if (where == WRITING) {
             run_a_while(); /* the socket is full, nobody reads */
@@ -749,7 +764,7 @@ static void case_close_everywhere(void)
             reach((enum where)where);
             uint32_t ended = a_seen.events[STREAM_EVENT_ENDED];
             if (way >= 2) {
-                run_a_while(); /* not at once */
+                run_rounds(turns(5, 1)); /* not at once */
                 if (a_seen.closed) {
                     goto next;
                 }
@@ -808,7 +823,7 @@ static void case_close_inside_every_event(void)
         for (int secure = closing_event == STREAM_EVENT_SECURE; secure < 2; secure++) {
             both_open();
             a->fn = closes_inside;
-            a->use_max = 3; /* and something is left over */
+            a->use_max = turns(3, 600); /* and something is left over */
             if (secure == 1) {
                 assert_int_equal(stream_secure(&b->stream, server_policy, ""), ERR_OK);
                 assert_int_equal(stream_secure(&a->stream, client_policy, "relay.example.jp"),
@@ -816,9 +831,9 @@ static void case_close_inside_every_event(void)
             }
             run_a_while();
             if (!a_seen.closed && closing_event != STREAM_EVENT_SECURE) {
-                b->to_write = 100000;
+                b->to_write = turns(100000, 6000);
                 write_more(b);
-                a->to_write = 100000;
+                a->to_write = turns(100000, 6000);
                 write_more(a);
                 stream_read(&live(a)->stream);
                 if (closing_event == STREAM_EVENT_ENDED) {

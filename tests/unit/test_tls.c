@@ -5,6 +5,7 @@
 #include "daemon/tls/tls.h"
 
 #include "daemon/tls/tls_internal.h"
+#include "tests/unit/turns.h"
 
 #include <malloc.h>
 #include <openssl/err.h>
@@ -581,7 +582,7 @@ static void test_verdicts(void **state)
         {"self-signed", "root", "other.example", TLS_VERIFY_NONE, TLS_FAILURE_NONE, ""},
         {"unknown-authority", "root", "", TLS_VERIFY_NONE, TLS_FAILURE_NONE, ""},
     };
-    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
+    for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index += turns(1, 5)) {
         struct tls_policy *client = client_policy(cases[index].verify, cases[index].ca, NULL);
         struct tls_policy *server = server_policy(cases[index].file);
         struct pair p = pair_new(client, server, cases[index].name, 0);
@@ -687,7 +688,7 @@ static void test_server_names(void **state)
 
 /* ---- bytes ---- */
 
-#define TRANSFER_BYTES (20u * 1024 * 1024)
+#define TRANSFER_BYTES turns(20u * 1024 * 1024, 150000)
 
 /* One direction of a long transfer: position decides the byte, so nothing has to be kept. */
 struct flow {
@@ -778,7 +779,7 @@ static void test_handshake_cuts(void **state)
     (void)state;
     struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
     struct tls_policy *server = server_policy("good");
-    for (uint32_t random = 0; random < 40; random++) {
+    for (uint32_t random = 0; random < turns(40, 3); random++) {
         struct pair p = pair_open(client, server, random * 2654435761u);
         pair_free(&p);
     }
@@ -787,9 +788,11 @@ static void test_handshake_cuts(void **state)
         struct tls *from = tls_output(p.client).len > 0 ? p.client : p.server;
         struct tls *to = from == p.client ? p.server : p.client;
         assert_true(tls_output(from).len > 0);
-        uint8_t byte = tls_output(from).data[0];
-        tls_output_done(from, 1);
-        tls_feed(to, slice_of(&byte, 1));
+        uint8_t bytes[16];
+        struct slice piece = slice_head(tls_output(from), turns(1, sizeof bytes));
+        memcpy(bytes, piece.data, piece.len);
+        tls_output_done(from, piece.len);
+        tls_feed(to, slice_of(bytes, piece.len));
     }
     assert_int_equal(tls_state(p.client), TLS_OPEN);
     pair_free(&p);
@@ -875,8 +878,10 @@ static void test_truncation(void **state)
     (void)state;
     struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
     struct tls_policy *server = server_policy("good");
+    const size_t step = turns(1, 15);
     size_t total = 1;
-    for (size_t cut = 0; cut <= total; cut++) {
+    for (size_t cut = 0; cut <= total;
+         cut += cut < total && total - cut < step ? total - cut : step) {
         struct pair p = pair_open(client, server, 0);
         uint8_t to[64];
         assert_int_equal(tls_write(p.server, SLICE("250 one\r\n")), 9);
@@ -1567,7 +1572,7 @@ static void *sharing_main(void *argument)
     const struct sharing *shared = argument;
     uintptr_t failures = 0;
     uint8_t bytes[16384];
-    for (int round = 0; round < THREAD_HANDSHAKES; round++) {
+    for (size_t round = 0; round < turns(THREAD_HANDSHAKES, 2); round++) {
         struct tls *t = NULL;
         SSL *server = SSL_new(shared->server);
         SSL_set_bio(server, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
@@ -1604,10 +1609,10 @@ static void test_threads_share_tickets(void **state)
         struct raw server = raw_new("good", versions[index]);
         struct sharing shared = {client_policy(TLS_VERIFY_FULL, "root", NULL), server.context};
         pthread_t threads[THREADS];
-        for (size_t at = 0; at < THREADS; at++) {
+        for (size_t at = 0; at < turns(THREADS, 2); at++) {
             assert_int_equal(pthread_create(&threads[at], NULL, sharing_main, &shared), 0);
         }
-        for (size_t at = 0; at < THREADS; at++) {
+        for (size_t at = 0; at < turns(THREADS, 2); at++) {
             void *failures = NULL;
             assert_int_equal(pthread_join(threads[at], &failures), 0);
             assert_null(failures);
@@ -1794,7 +1799,7 @@ static void *thread_main(void *argument)
 {
     const struct shared *shared = argument;
     uintptr_t failures = 0;
-    for (uint32_t round = 0; round < THREAD_HANDSHAKES; round++) {
+    for (uint32_t round = 0; round < turns(THREAD_HANDSHAKES, 5); round++) {
         struct pair p = {0};
         bool bad = round % 5 == 4;
         uint8_t to[1024];
@@ -1827,10 +1832,10 @@ static void test_threads_share_a_policy(void **state)
     struct shared shared = {client_policy(TLS_VERIFY_FULL, "root", NULL), server_policy("good"),
                             server_policy("wrong-name")};
     pthread_t threads[THREADS];
-    for (size_t index = 0; index < THREADS; index++) {
+    for (size_t index = 0; index < turns(THREADS, 2); index++) {
         assert_int_equal(pthread_create(&threads[index], NULL, thread_main, &shared), 0);
     }
-    for (size_t index = 0; index < THREADS; index++) {
+    for (size_t index = 0; index < turns(THREADS, 2); index++) {
         void *failures = NULL;
         assert_int_equal(pthread_join(threads[index], &failures), 0);
         assert_null(failures);

@@ -1,0 +1,20 @@
+/*
+ * How often a test's loop goes round. Where each call of a case fails in turn (tests/fail/), a
+ * loop's thousandth turn shows little that its tenth did not, and makes millions of runs of it.
+ */
+#ifndef TASUKI_TESTS_UNIT_TURNS_H
+#define TASUKI_TESTS_UNIT_TURNS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Of the runner of tests/fail/ alone, and set before the first case. */
+extern bool turns_are_few __attribute__((weak));
+
+/* `all`, or where each call fails in turn, `few`. */
+static inline size_t turns(size_t all, size_t few)
+{
+    return &turns_are_few != NULL && turns_are_few ? few : all;
+}
+
+#endif
