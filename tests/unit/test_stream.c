@@ -831,7 +831,7 @@ static void case_close_inside_every_event(void)
             }
             run_a_while();
             if (!a_seen.closed && closing_event != STREAM_EVENT_SECURE) {
-                b->to_write = turns(100000, 6000);
+                live(b)->to_write = turns(100000, 6000);
                 write_more(b);
                 a->to_write = turns(100000, 6000);
                 write_more(a);
