@@ -423,7 +423,7 @@ void fail_case_take(struct fail_case *c, const struct fail_result *result)
     }
     c->verdicts[result->verdict]++;
     if (c->stride == 1 && result->run.at == c->last_at && result->run.site == 0) {
-        c->whole = !result->reached;
+        c->whole = !result->reached && result->verdict == FAIL_VERDICT_PASSED;
         if (result->reached && c->last_at < c->calls + GROWTH_MAX) {
             plan_call(c, c->last_at + 1);
         }

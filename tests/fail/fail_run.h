@@ -84,7 +84,7 @@ struct fail_case {
     uint64_t stride;      /* every so-many-th call fails; 1: each, and as long as the last is
                              reached, the one behind it */
     uint64_t last_at;     /* the last that was planned */
-    bool whole;           /* the last planned was not reached: each has failed */
+    bool whole;           /* a run passed without coming to a failure: each has failed */
     struct fail_run *plan;
     size_t plan_count, plan_capacity, next;
     uint64_t runs, reached, wrong;
