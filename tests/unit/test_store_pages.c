@@ -1171,15 +1171,14 @@ struct writer {
 static void *write_on(void *ctx)
 {
     struct writer *w = ctx;
-    for (uint64_t turn = 0; !atomic_load(&w->stop); turn++) {
+    for (uint64_t turn = 0; !atomic_load(&w->stop) && !w->failed; turn++) {
         uint64_t number = 1 + turn % WRITTEN;
         enum err err = store_begin(w->f->store);
         if (err == ERR_OK) {
             err = turn % (2 * WRITTEN) < WRITTEN ? message_try(w->f->store, number, number * 700, 1)
                                                  : drop_try(w->f->store, number);
         }
-        err = err == ERR_OK ? store_commit(w->f->store) : err;
-        w->failed = w->failed || err != ERR_OK;
+        w->failed = (err == ERR_OK ? store_commit(w->f->store) : err) != ERR_OK;
     }
     return NULL;
 }
