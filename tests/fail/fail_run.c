@@ -310,10 +310,12 @@ static enum fail_end slot_look(struct slot *slot, uint64_t now_ms)
     return idle && atomic_load(&slot->shared->reached) ? FAIL_END_IDLE : FAIL_END_BY_ITSELF;
 }
 
+/* At what the children do, whoever ends in between: short runs must not hide one that waits. */
+static uint64_t looked_ms;
+
 /* Waits until one has ended, or is ended. */
 static struct slot *slots_wait(enum fail_end *out_end)
 {
-    uint64_t looked_ms = fail_clock_ms();
     for (;;) {
         struct pollfd ends[FAIL_JOBS_MAX];
         for (uint32_t at = 0; at < options.jobs; at++) {
@@ -321,17 +323,20 @@ static struct slot *slots_wait(enum fail_end *out_end)
                 (struct pollfd){.fd = slots[at].pid == 0 ? -1 : slots[at].pidfd, .events = POLLIN};
         }
         (void)poll(ends, options.jobs, LOOK_MS);
-        *out_end = FAIL_END_BY_ITSELF;
-        for (uint32_t at = 0; at < options.jobs; at++) {
-            if (slots[at].pid != 0 && ends[at].revents != 0) {
+        uint64_t now_ms = fail_clock_ms();
+        bool looks = now_ms >= looked_ms + LOOK_MS;
+        looked_ms = looks ? now_ms : looked_ms;
+        for (uint32_t at = 0; at < options.jobs && looks; at++) {
+            bool is_there = slots[at].pid != 0 && ends[at].revents == 0;
+            *out_end = is_there ? slot_look(&slots[at], now_ms) : FAIL_END_BY_ITSELF;
+            if (*out_end != FAIL_END_BY_ITSELF) {
+                slot_stop(&slots[at], *out_end);
                 return &slots[at];
             }
         }
-        uint64_t now_ms = fail_clock_ms();
-        for (uint32_t at = 0; at < options.jobs && now_ms >= looked_ms + LOOK_MS; at++) {
-            *out_end = slots[at].pid == 0 ? FAIL_END_BY_ITSELF : slot_look(&slots[at], now_ms);
-            if (*out_end != FAIL_END_BY_ITSELF) {
-                slot_stop(&slots[at], *out_end);
+        *out_end = FAIL_END_BY_ITSELF;
+        for (uint32_t at = 0; at < options.jobs; at++) {
+            if (slots[at].pid != 0 && ends[at].revents != 0) {
                 return &slots[at];
             }
         }
