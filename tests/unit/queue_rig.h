@@ -347,15 +347,6 @@ static UNUSED void inspect(struct fixture *f, struct flow_status *out)
     *out = ask.status;
 }
 
-/* Between two looks, or two messages, where each call fails in turn: else they are as many as the
- * machine can do. */
-static UNUSED void rest_where_few(uint64_t ms)
-{
-    if (turns(0, 1) > 0) {
-        usleep((useconds_t)(ms * 1000));
-    }
-}
-
 /* Whole rounds have passed since: what was to follow from all that was sent before has followed. */
 static UNUSED struct flow_status settled(struct fixture *f)
 {

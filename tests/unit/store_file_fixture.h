@@ -569,9 +569,7 @@ static inline uint64_t beside_write(struct fixture *f, struct beside *b, pid_t c
         atomic_fetch_add(b->commits, 1);
         n++;
         count++;
-        if (turns(0, 1) == 1) { /* few: no faster than the child looks for it */
-            usleep(2000);
-        }
+        rest_where_few(2); /* no faster than the child looks for it */
     }
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);

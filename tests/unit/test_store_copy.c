@@ -407,9 +407,7 @@ static void *restless_run(void *arg)
         err = store_read_history_rows(r->reader, &last, turns(5, 2), walk_history, &w, &next);
         r->failed = r->failed || err != ERR_OK || w.damaged != 0;
         atomic_fetch_add(&r->rounds, 1);
-        if (turns(0, 1) == 1) { /* a few rounds between two compactions are enough */
-            usleep(10000);
-        }
+        rest_where_few(10); /* a few rounds between two compactions are enough */
     }
     return NULL;
 }
@@ -429,7 +427,7 @@ static void rounds_wait(struct restless *readers, size_t count, uint64_t more)
 static void test_readers_go_on_through_compactions(void **state)
 {
     struct fixture *f = *state;
-    struct restless readers[4];
+    static struct restless readers[4]; /* an assertion that fails leaves the threads at work */
     pthread_t threads[4];
     size_t count = turns(4, 2);
     _Atomic bool stop = false;

@@ -7,6 +7,8 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <unistd.h>
 
 /* Of the runner of tests/fail/ alone, and set before the first case. */
 extern bool turns_are_few __attribute__((weak));
@@ -15,6 +17,15 @@ extern bool turns_are_few __attribute__((weak));
 static inline size_t turns(size_t all, size_t few)
 {
     return &turns_are_few != NULL && turns_are_few ? few : all;
+}
+
+/* Between two looks, or two messages, where turns are few: else they are as many as the machine can
+ * do. */
+static inline void rest_where_few(uint64_t ms)
+{
+    if (turns(0, 1) == 1) {
+        usleep((useconds_t)(ms * 1000));
+    }
 }
 
 #endif
