@@ -1238,16 +1238,19 @@ static void test_meta_failure_leaves_the_outcome_in_doubt(void **state)
 struct watcher {
     struct fixture *f;
     struct store_reader *reader;
-    _Atomic bool *stop;
     uint64_t read;
     bool failed;
 };
+
+/* The threads outlive a case that has failed, and so does what they use. */
+static struct watcher watchers[3];
+static _Atomic bool watchers_stop;
 
 static void *watch(void *ctx)
 {
     struct watcher *w = ctx;
     uint64_t turn = 0;
-    while ((!atomic_load(w->stop) && turn < turns(SIZE_MAX, 20)) || turn < WATCHED) {
+    while ((!atomic_load(&watchers_stop) && turn < turns(SIZE_MAX, 20)) || turn < WATCHED) {
         uint64_t number = 1 + turn++ % WATCHED_IDS;
         enum err err = body_read(w->reader, number, number * 3000, 20000);
         w->failed = w->failed || (err != ERR_OK && err != ERR_NOT_FOUND);
@@ -1265,14 +1268,13 @@ static void *watch(void *ctx)
 static void test_readers_see_whole_messages_while_the_writer_works(void **state)
 {
     struct fixture *f = *state;
-    _Atomic bool stop = false;
-    struct watcher watchers[3];
     pthread_t threads[3];
     size_t count = turns(3, 2);
     bool there[41] = {false};
+    atomic_store(&watchers_stop, false);
     queue_open(f);
     for (size_t index = 0; index < count; index++) {
-        watchers[index] = (struct watcher){.f = f, .stop = &stop};
+        watchers[index] = (struct watcher){.f = f};
         assert_int_equal(store_reader_new(&watchers[index].reader, f->store), ERR_OK);
         assert_int_equal(pthread_create(&threads[index], NULL, watch, &watchers[index]), 0);
     }
@@ -1285,7 +1287,7 @@ static void test_readers_see_whole_messages_while_the_writer_works(void **state)
         }
         there[number] = !there[number];
     }
-    atomic_store(&stop, true);
+    atomic_store(&watchers_stop, true);
     for (size_t index = 0; index < count; index++) {
         assert_int_equal(pthread_join(threads[index], NULL), 0);
         assert_false(watchers[index].failed);
