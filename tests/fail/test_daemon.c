@@ -53,6 +53,7 @@ struct world {
     char directory[64];
     char config[128];
     uint16_t smtp_port;
+    int smtp_fd;               /* keeps that port from the daemons of other runs */
     int upstream_fd;           /* listens */
     _Atomic bool over;         /* main has returned, in this life */
     _Atomic bool greeted;      /* the daemon took a connection */
@@ -284,13 +285,17 @@ static int life(struct world *w, bool armed)
     return WEXITSTATUS(status);
 }
 
+/* Who asks for the same port may have it too, until one of the two listens; who asks for any gets
+ * another. */
 static int bound_socket(uint16_t *out_port)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t len = sizeof(address);
+    const int on = 1;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd >= 0);
     assert_int_equal(bind(fd, (const struct sockaddr *)(const void *)&address, len), 0);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
     assert_int_equal(getsockname(fd, (struct sockaddr *)(void *)&address, &len), 0);
     *out_port = ntohs(address.sin_port);
     return fd;
@@ -307,7 +312,7 @@ static struct world *world_new(const char *io)
     uint16_t upstream_port = 0;
     w->upstream_fd = bound_socket(&upstream_port);
     assert_int_equal(listen(w->upstream_fd, 16), 0);
-    close(bound_socket(&w->smtp_port));
+    w->smtp_fd = bound_socket(&w->smtp_port);
     FILE *config = fopen(w->config, "we");
     assert_non_null(config);
     fprintf(config,
@@ -318,6 +323,13 @@ static struct world *world_new(const char *io)
             w->smtp_port, w->directory, w->directory, io, upstream_port);
     assert_int_equal(fclose(config), 0);
     return w;
+}
+
+static void world_free(struct world *w)
+{
+    close(w->upstream_fd);
+    close(w->smtp_fd);
+    munmap(w, sizeof(*w));
 }
 
 static void check_exit(int code)
@@ -344,8 +356,7 @@ static void no_control_socket(void **state)
     assert_int_equal(mkdir(path, 0700), 0);
     assert_int_equal(life(w, true), EX_CANTCREAT);
     assert_non_null(strstr(w->log, "tasukid: control socket: "));
-    close(w->upstream_fd);
-    munmap(w, sizeof(*w));
+    world_free(w);
 }
 
 static void run_lives(const char *io)
@@ -362,8 +373,7 @@ static void run_lives(const char *io)
         assert_non_null(strstr(w->log, " event=store-open messages=1 "));
         assert_true(damaged || atomic_load(&w->delivered));
     }
-    close(w->upstream_fd);
-    munmap(w, sizeof(*w));
+    world_free(w);
 }
 
 static void promise_a_message_over_uring(void **state)
