@@ -73,7 +73,7 @@ struct fail_shared {
     int error;
     struct fail_site site;
     uint64_t took_ms;                 /* the case, without the search for leaks */
-    size_t kept_bytes;                /* of the heap, by the clean run */
+    int64_t kept_blocks;              /* of the heap, by the clean run */
     _Atomic uint32_t directory_count; /* those the case made by mkdtemp */
     _Atomic uint32_t moved;           /* bits: which of them lie in memory in place of the disk */
     char directories[FAIL_DIRECTORIES_MAX][FAIL_PATH_BYTES];

@@ -22,18 +22,21 @@
 #define MEMORY_BYTES_MIN (4ull << 30) /* free, for directories to be there */
 
 /* Of the sanitizers' allocator_interface.h, which gcc 12 does not bring. */
-size_t __sanitizer_get_current_allocated_bytes(void);
+int __sanitizer_install_malloc_and_free_hooks(void (*made)(const volatile void *, size_t),
+                                              void (*freed)(const volatile void *));
 
 /* Defaults of the sanitizers. Faults are theirs, not cmocka's (handlers_restore()), and the case's
- * own where it wants them. What was freed is kept from use for a MiB, not 256: each run would pay
- * for all those fresh pages, as it would for deeper stacks. */
+ * own where it wants them. */
+#define COMMON_OPTIONS                                                                             \
+    "handle_segv=1:handle_sigbus=1:handle_sigfpe=1:handle_sigill=1:handle_abort=1:exitcode=99:"    \
+    "malloc_context_size=12:detect_leaks=1:leak_check_at_exit=0:allocator_may_return_null=1:"
+
+/* What was freed is kept from use for a MiB, not 256: each run would pay for all those fresh pages,
+ * as it would for deeper stacks. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void)
 {
-    return "handle_segv=1:handle_sigbus=1:handle_sigfpe=1:handle_sigill=1:handle_abort=1:"
-           "exitcode=99:quarantine_size_mb=1:thread_local_quarantine_size_kb=16:"
-           "malloc_context_size=12:detect_leaks=1:leak_check_at_exit=0:allocator_may_"
-           "return_null=1";
+    return COMMON_OPTIONS "quarantine_size_mb=1:thread_local_quarantine_size_kb=16";
 }
 
 const char *__ubsan_default_options(void);
@@ -46,7 +49,7 @@ const char *__ubsan_default_options(void)
 const char *__lsan_default_options(void);
 const char *__lsan_default_options(void)
 {
-    return "use_registers=0";
+    return COMMON_OPTIONS "use_registers=0";
 }
 
 char *__real_mkdtemp(char *template);
@@ -131,6 +134,22 @@ static int group_teardown(void **state)
     return ours && finished && fail_group.teardown != NULL ? fail_group.teardown(state) : 0;
 }
 
+/* Blocks of the heap that are held: LeakSanitizer alone keeps no account of bytes. */
+static _Atomic int64_t blocks_held;
+
+static void block_made(const volatile void *block, size_t bytes)
+{
+    (void)block;
+    (void)bytes;
+    atomic_fetch_add_explicit(&blocks_held, 1, memory_order_relaxed);
+}
+
+static void block_freed(const volatile void *block)
+{
+    (void)block;
+    atomic_fetch_sub_explicit(&blocks_held, 1, memory_order_relaxed);
+}
+
 /* What lay on the stack would pass for a pointer that is still held: LeakSanitizer's own frames, in
  * the same place, do not write all that they have. */
 __attribute__((noinline, no_sanitize("address"))) static void stack_wipe(void)
@@ -144,16 +163,15 @@ __attribute__((noinline, no_sanitize("address"))) static void stack_wipe(void)
  * than by the clean run: libraries keep things for later. Whether that itself leaks, the unit tests
  * under AddressSanitizer tell, and FAIL_LEAKS here.
  */
-static bool leaks(size_t before_bytes)
+static bool leaks(void)
 {
     struct fail_shared *s = fail_shared;
-    size_t now_bytes = __sanitizer_get_current_allocated_bytes();
-    size_t kept_bytes = now_bytes > before_bytes ? now_bytes - before_bytes : 0;
-    size_t usual_bytes = s->tracing ? 0 : s->kept_bytes;
+    int64_t kept = atomic_load(&blocks_held);
+    int64_t usual = s->tracing ? 0 : s->kept_blocks;
     if (s->tracing) {
-        s->kept_bytes = kept_bytes;
+        s->kept_blocks = kept;
     }
-    if ((s->tracing || kept_bytes <= usual_bytes) && !seeks) {
+    if ((s->tracing || kept <= usual) && !seeks) {
         return false;
     }
     stack_wipe();
@@ -215,7 +233,9 @@ _Noreturn void fail_child_run(struct fail_shared *shared, int output_fd,
     dup2(output_fd, STDERR_FILENO);
     /* Of its own, since a case may redirect standard error. */
     __sanitizer_set_report_fd((void *)(intptr_t)dup(output_fd));
-    size_t before_bytes = __sanitizer_get_current_allocated_bytes();
+    if (__sanitizer_install_malloc_and_free_hooks(block_made, block_freed) == 0) {
+        abort();
+    }
     uint64_t began_ms = fail_clock_ms();
     uint64_t alone_began_ms = alone_ms();
     int failed = __real__cmocka_run_group_tests("one", &one, 1, group_setup, group_teardown);
@@ -228,7 +248,7 @@ _Noreturn void fail_child_run(struct fail_shared *shared, int output_fd,
     if (!finished) {
         _exit(FAIL_EXIT_SKIPPED);
     }
-    _exit(leaks(before_bytes) ? FAIL_EXIT_LEAK : 0);
+    _exit(leaks() ? FAIL_EXIT_LEAK : 0);
 }
 
 /* A path below /tmp comes to lie in memory, as long as before: so no run waits for the disk. */

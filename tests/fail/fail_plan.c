@@ -391,7 +391,7 @@ static void take_clean(struct fail_case *c, const struct fail_result *result)
 {
     c->calls = result->calls < FAIL_TRACE_MAX ? result->calls : FAIL_TRACE_MAX;
     c->clean_ms = result->took_ms;
-    c->kept_bytes = result->kept_bytes;
+    c->kept_blocks = result->kept_blocks;
     c->stopped = result->verdict == FAIL_VERDICT_STOPPED;
     c->clean = result->verdict == FAIL_VERDICT_PASSED || c->stopped;
     if (!c->clean && result->verdict != FAIL_VERDICT_SKIPPED) {

@@ -102,7 +102,7 @@ static void slot_start(struct slot *slot, struct fail_case *c, const struct fail
     s->variant = run->variant;
     s->kinds = options.kinds;
     s->tracing = run->at == 0 && run->site == 0;
-    s->kept_bytes = c->kept_bytes;
+    s->kept_blocks = c->kept_blocks;
     if (s->tracing) {
         memset(s->trace, 0, slot->traced * sizeof(*s->trace));
     }
@@ -177,7 +177,8 @@ static enum fail_verdict judge(int status, enum fail_end end, const char *output
         return FAIL_VERDICT_LEAK;
     }
     if (WEXITSTATUS(status) == FAIL_EXIT_SANITIZER ||
-        output_has(output, "ERROR: AddressSanitizer") || output_has(output, "runtime error: ") ||
+        output_has(output, "ERROR: AddressSanitizer") ||
+        output_has(output, "Sanitizer:DEADLYSIGNAL") || output_has(output, "runtime error: ") ||
         output_has(output, "Test failed with exception")) {
         return FAIL_VERDICT_MEMORY;
     }
@@ -206,7 +207,7 @@ static struct fail_result slot_result(struct slot *slot, enum fail_end end, char
         .verdict = judge(status, end, output),
         .reached = atomic_load(&slot->shared->reached),
         .took_ms = end == FAIL_END_SLOW ? slow_took_ms(slot) : slot->shared->took_ms,
-        .kept_bytes = end == FAIL_END_SLOW ? 0 : slot->shared->kept_bytes,
+        .kept_blocks = end == FAIL_END_SLOW ? 0 : slot->shared->kept_blocks,
         .calls = atomic_load(&slot->shared->calls),
         .error = slot->shared->error,
         .site = slot->shared->site,

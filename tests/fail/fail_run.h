@@ -56,7 +56,7 @@ struct fail_result {
     enum fail_verdict verdict;
     bool reached; /* the call came up; error and site are set */
     uint64_t calls, took_ms;
-    size_t kept_bytes;
+    int64_t kept_blocks;
     int error;
     struct fail_site site;
     const char *output; /* of the child, borrowed */
@@ -76,7 +76,7 @@ struct fail_case {
     const char *name;
     size_t index; /* in the program's list; its length: the fixture */
     uint64_t clean_ms, calls;
-    size_t kept_bytes;
+    int64_t kept_blocks;
     bool clean; /* it passes when nothing fails, or was stopped on its way */
     bool stopped;
     uint16_t *trace;      /* the site of each call */
