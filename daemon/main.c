@@ -32,6 +32,7 @@
 #define ABORT_MS       3000
 #define BIND_MS_MAX    2000
 #define BIND_PAUSE_MS  20
+#define AUTHORITIES_MS 5000 /* between two looks at the upstreams' files */
 #define DEFAULT_CONFIG "/etc/tasuki/tasuki.conf"
 
 /* Each value says what is true in it. */
@@ -63,7 +64,9 @@ struct program {
     const struct metrics *metrics[WORKERS_MAX + 1];
     struct control *control;
     struct io *io;
-    struct io_op wake, signal_wake, grace;
+    struct io_op wake, signal_wake, grace, authorities;
+    char authorities_memory[UPSTREAMS_MAX][256];
+    const char *authorities_problems[UPSTREAMS_MAX]; /* "": none */
     struct mailbox mailbox;
     enum main_state state;
 };
@@ -379,6 +382,38 @@ static void grace_over(struct io_op *op)
     }
 }
 
+static void look_at_authorities_of(struct program *p, uint32_t index)
+{
+    char *problem = p->authorities_memory[index];
+    char words[256] = "";
+    bool again = false;
+    struct log_line line;
+    enum err err = tls_client_policy_refresh(p->shared.policies[index], &again, words);
+    if (err == ERR_OK && !again) {
+        return;
+    }
+    memcpy(problem, words, sizeof words);
+    event_begin(&line, logger_log(p->logger),
+                again ? EVENT_AUTHORITIES_READ : EVENT_AUTHORITIES_KEPT);
+    log_put_word(&line, "upstream", p->config->upstreams[index].name);
+    if (!again) {
+        log_put_text(&line, "problem", slice_from_str(problem));
+    }
+    log_end(&line);
+}
+
+/* On this thread, which may wait for a disk. */
+static void look_at_authorities(struct io_op *op)
+{
+    struct program *p = IO_OWNER(op, struct program, authorities);
+    for (uint32_t index = 0; index < p->config->upstream_count; index++) {
+        if (p->shared.policies[index] != NULL) {
+            look_at_authorities_of(p, index);
+        }
+    }
+    io_timer(p->io, &p->authorities, io_now_ms(p->io) + AUTHORITIES_MS);
+}
+
 static void signalled(struct io_op *op)
 {
     begin_stop(IO_OWNER(op, struct program, signal_wake), signal_caught);
@@ -476,6 +511,7 @@ static int start_loop(struct program *p)
     p->wake.fn = woken;
     p->signal_wake.fn = signalled;
     p->grace.fn = grace_over;
+    p->authorities.fn = look_at_authorities;
     int bell_fd = io_wake_start(p->io, &p->wake);
     int signal_fd = io_wake_start(p->io, &p->signal_wake);
     if (bell_fd < 0 || signal_fd < 0) {
@@ -556,7 +592,11 @@ static int start_control(struct program *p)
         .started_ms = flow_wall_ms(),
         .worker = &p->workers[0].mailbox,
         .trace = &p->trace,
+        .authorities = p->authorities_problems,
     };
+    for (uint32_t index = 0; index < UPSTREAMS_MAX; index++) {
+        p->authorities_problems[index] = p->authorities_memory[index];
+    }
     enum err err = control_new(&p->control, &config, problem);
     if (err != ERR_OK) {
         return complain("control socket", problem[0] != '\0' ? problem : err_text(err),
@@ -668,6 +708,7 @@ static int run(struct program *p)
     log_start(p);
     log_risks(p);
     notify("READY=1");
+    io_timer(p->io, &p->authorities, io_now_ms(p->io) + AUTHORITIES_MS);
     io_set_after_batch(p->io, after_batch, p);
     io_run(p->io);
     bool failed = queue_store_failed(p->queue);

@@ -30,9 +30,11 @@ struct control_config {
     const struct log *log;
     const struct metrics *const *metrics;
     size_t metrics_count;
-    const struct io_about *about; /* of the workers' loops */
-    uint64_t started_ms;          /* wall clock */
-    struct trace *trace;          /* dialogues with upstreams */
+    const struct io_about *about;   /* of the workers' loops */
+    uint64_t started_ms;            /* wall clock */
+    struct trace *trace;            /* dialogues with upstreams */
+    const char *const *authorities; /* of each upstream: why the file of its authorities cannot be
+                                     * used as it is now; "" */
 };
 
 /*

@@ -114,6 +114,31 @@ static void judge_slow(const struct control *c, const struct flow_status *status
     v->hint = "tasukictl test; a large message over a slow line just needs its time.";
 }
 
+static const char *first_unusable(const struct control *c, const struct flow_status *status,
+                                  uint32_t *out_index)
+{
+    for (uint32_t index = 0; index < status->upstream_count; index++) {
+        if (c->with.authorities[index][0] != '\0') {
+            *out_index = index;
+            return c->with.authorities[index];
+        }
+    }
+    return NULL;
+}
+
+/* Nothing stands still yet, but the next start would be refused. */
+static void judge_unusable(const struct control *c, const char *why, uint32_t index,
+                           struct verdict *v)
+{
+    v->level = "attention";
+    snprintf(
+        v->sentence, sizeof v->sentence,
+        "Mail flows, but the authorities for %s have changed and cannot be used: %s. Those read "
+        "before are still trusted.",
+        c->with.config->upstreams[index].name, why);
+    v->hint = "Mend that file: it is read again by itself. Before that, do not restart tasukid.";
+}
+
 static void judge(const struct control *c, const struct flow_status *status, struct verdict *v)
 {
     uint64_t queued = status->count_by_state[MESSAGE_QUEUED];
@@ -123,6 +148,8 @@ static void judge(const struct control *c, const struct flow_status *status, str
     const struct flow_upstream_status *marked = first_marked(c, status, &index);
     uint32_t slow_index = 0;
     const struct flow_upstream_status *slow = first_slow(c, status, &slow_index);
+    uint32_t unusable_index = 0;
+    const char *unusable = first_unusable(c, status, &unusable_index);
     v->hint = "";
     if (status->store_failed) {
         v->level = "trouble";
@@ -146,6 +173,8 @@ static void judge(const struct control *c, const struct flow_status *status, str
         v->hint = c->with.config->root_mail[0] != '\0'
                       ? "The digest to root-mail will name them; or: tasukictl queue state:failed"
                       : "tasukictl queue state:failed; set root-mail and a digest will tell you.";
+    } else if (unusable != NULL) {
+        judge_unusable(c, unusable, unusable_index, v);
     } else {
         v->level = "ok";
         int len =

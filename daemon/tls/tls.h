@@ -2,10 +2,10 @@
  * TLS over memory: ciphertext in, plaintext out, and back. The only home of OpenSSL. No sockets:
  * daemon/stream moves the bytes.
  *
- * A policy (struct tls_policy) is one shared SSL_CTX, loaded once at start or reload, used by any
- * thread. A session is one connection's, of one thread. What was established under one policy is
- * never used under another: a client takes up its earlier sessions with a server of the same name,
- * without seeing its certificate again, for a day at most and never beyond the certificate's end.
+ * A policy (struct tls_policy) is one shared SSL_CTX, loaded at the start, used by any thread. A
+ * session is one connection's, of one thread. What was established under one policy is never used
+ * under another: a client takes up its earlier sessions with a server of the same name, without
+ * seeing its certificate again, for a day at most and never beyond the certificate's end.
  */
 #ifndef TASUKI_TLS_TLS_H
 #define TASUKI_TLS_TLS_H
@@ -45,6 +45,17 @@ MUST_CHECK enum err tls_client_policy_new(struct tls_policy **out,
 MUST_CHECK enum err tls_server_policy_new(struct tls_policy **out,
                                           const struct tls_server_config *config, char *problem);
 void tls_policy_free(struct tls_policy **policy);
+
+/*
+ * Looks at the file with a client's authorities, the system's own too, and reads it again when it
+ * has changed since, and has been the same for two looks. Sessions that begin later are judged by
+ * what it says now; those from before go on, and none of them is taken up. For one caller at a
+ * time, who may wait for a disk. *out_read: it was read again. On an error what was read before
+ * stays in use, with words in problem (256 bytes), once for each change of the file: ERR_SYNTAX,
+ * those of open and read; ERR_NO_MEMORY is tried again at the next look.
+ */
+MUST_CHECK enum err tls_client_policy_refresh(struct tls_policy *policy, bool *out_read,
+                                              char *problem);
 
 enum tls_state {
     TLS_HANDSHAKING,

@@ -12,6 +12,7 @@
 #include <openssl/ssl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #define TLS_PROBLEM_BYTES     384
 #define TLS_FINGERPRINT_BYTES 32    /* SHA-256 */
@@ -31,16 +32,34 @@ struct tls_ticket {
 /* Shared by the threads, under its mutex. */
 struct tls_tickets {
     pthread_mutex_t mutex;
+    const SSL_CTX *context; /* whose sessions they are of; borrowed from the policy */
     uint64_t order;
     struct tls_ticket places[TLS_TICKETS_MAX];
 };
 
+/* By which a file is known to be the same as before. */
+struct tls_stamp {
+    uint64_t device, inode, bytes;
+    struct timespec modified, changed;
+};
+
+/* Of one thread at a time. */
+struct tls_authorities {
+    char *path;                           /* owned; NULL: the system's directory of hashed names */
+    bool given;                           /* in the configuration */
+    struct tls_stamp read, seen, refused; /* the file: as it was read; at the last look; and as it
+                                           * could not be used, which was said once */
+};
+
 /*
- * Shared by the threads; nothing but users and the tickets changes after it was made. A session
- * holds it, so that one from before a reload ends in peace.
+ * Shared by the threads; nothing but users, the tickets and the context changes after it was made,
+ * that one with the authorities. A session holds it, so that one from before a reload ends in
+ * peace; and the context that it began with.
  */
 struct tls_policy {
-    SSL_CTX *context; /* owned */
+    pthread_mutex_t mutex; /* of context, to take hold of it */
+    SSL_CTX *context;      /* owned */
+    struct tls_authorities authorities;
     atomic_uint users;
     struct tls_tickets *tickets; /* owned; NULL for a server */
     bool server;
@@ -62,14 +81,36 @@ struct tls_verdict {
 /* Last step of a policy's life, for whoever lets go of it last. */
 void tls_policy_release(struct tls_policy *policy);
 
+/* A session's, made with the policy's present context. NULL: no memory. */
+SSL *tls_policy_ssl_new(struct tls_policy *policy);
+
 /* Wall clock. */
 uint64_t tls_wall_s(void);
 
+/* tls_authorities.c. Where they are to be read from; nothing is read. */
+MUST_CHECK enum err tls_authorities_init(struct tls_authorities *authorities, const char *ca_file,
+                                         char *problem);
+void tls_authorities_deinit(struct tls_authorities *authorities);
+MUST_CHECK enum err tls_authorities_load(const struct tls_authorities *authorities,
+                                         SSL_CTX *context, char *problem);
+/* Is the file to be read again? Then what came of it is said to tls_authorities_judge. */
+bool tls_authorities_look(struct tls_authorities *authorities);
+void tls_authorities_judge(struct tls_authorities *authorities, enum err err);
+
+/* Words into 256 bytes of the caller's. path and reason may be NULL. */
+void tls_problem_put(char *problem, const char *words, const char *path, const char *reason);
+/* The library's words for its own last trouble. */
+const char *tls_queue_reason(void);
+/* Can it be opened? Asked first, since the library's queue hides the reason. */
+MUST_CHECK enum err tls_file_is_readable(const char *path, const char *what, char *problem);
+
 /* tls_ticket.c. NULL: no memory. */
-struct tls_tickets *tls_tickets_new(void);
+struct tls_tickets *tls_tickets_new(const SSL_CTX *context);
 void tls_tickets_free(struct tls_tickets *tickets);
-/* The newest that may be used with that name, the caller's now; NULL: there is none. */
-SSL_SESSION *tls_tickets_take(struct tls_tickets *tickets, const char *server_name,
+/* None is left, and from now on they are of sessions with that context. */
+void tls_tickets_renew(struct tls_tickets *tickets, const SSL_CTX *context);
+/* The newest that ssl may use with that name, the caller's now; NULL: there is none. */
+SSL_SESSION *tls_tickets_take(struct tls_tickets *tickets, const SSL *ssl, const char *server_name,
                               uint64_t *out_verified_until_s);
 /* Something went wrong with that server: nothing of it is taken up again. RFC 5246 7.2.2. */
 void tls_tickets_drop(struct tls_tickets *tickets, const char *server_name);

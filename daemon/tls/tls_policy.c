@@ -4,33 +4,16 @@
  * A client takes up earlier sessions, but only its policy's own: see tls_ticket.c (tickets that
  * outlive a change of the authorities are how verification gets lost). A server gives none: neither
  * cache nor tickets.
- *
- * Authorities are read when the policy is made, from one bundle file: a directory of hashed names
- * would be read in the middle of a handshake, by a worker that must not wait for a disk.
  */
 #include "daemon/base/text.h"
 #include "daemon/tls/tls_internal.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <openssl/err.h>
-#include <openssl/x509v3.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-#define PROBLEM_BYTES      256 /* of the caller's memory; see tls.h */
 #define CHAIN_DEPTH_MAX    10
 #define SECURITY_LEVEL     2 /* 112 bits: no RSA below 2048, no SHA-1 signature, no RC4 */
 #define CIPHERS_BEFORE_1_3 "DEFAULT:!aNULL:!eNULL:!3DES:!RC4:!MD5:!PSK:!SRP"
-
-/* Where distributions put their bundle, when the library's own default is not there. */
-static const char *const bundles[] = {
-    "/etc/ssl/certs/ca-certificates.crt", /* Debian, Ubuntu, Arch, Alpine */
-    "/etc/pki/tls/certs/ca-bundle.crt",   /* Fedora, RHEL */
-    "/etc/ssl/ca-bundle.pem",             /* SUSE */
-    "/etc/ssl/cert.pem",
-};
-#define BUNDLE_COUNT (sizeof bundles / sizeof bundles[0])
 
 enum err tls_library_init(void)
 {
@@ -53,136 +36,6 @@ void tls_library_deinit(void)
     tls_session_bio = NULL;
     ERR_clear_error();
     /* The library itself stays: it cannot be started a second time, and others use it too. */
-}
-
-static void problem_put(char *problem, const char *words, const char *path, const char *reason)
-{
-    struct buf text;
-    buf_init(&text, problem, PROBLEM_BYTES - 1);
-    buf_put_str(&text, words);
-    if (path != NULL) {
-        text_put_escaped(&text, slice_head(slice_from_str(path), 120));
-    }
-    if (reason != NULL) {
-        buf_put_str(&text, ": ");
-        text_put_escaped(&text, slice_head(slice_from_str(reason), 80));
-    }
-    problem[text.len] = '\0';
-}
-
-/* The library's words for its own last trouble. */
-static const char *queue_reason(void)
-{
-    const char *reason = ERR_reason_error_string(ERR_peek_last_error());
-    return reason == NULL ? "OpenSSL gives no reason" : reason;
-}
-
-static bool error_is_memory(void)
-{
-    return ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_MALLOC_FAILURE;
-}
-
-/* Can it be opened? Asked first, since the library's queue hides the reason. */
-static enum err file_is_readable(const char *path, const char *what, char *problem)
-{
-    char words[80];
-    FILE *file = fopen(path, "re");
-    if (file == NULL) {
-        int number = errno;
-        problem_put(problem, what, path, strerror_r(number, words, sizeof words));
-        return err_from_errno(number);
-    }
-    int first = fgetc(file);
-    int number = errno;
-    bool broken = ferror(file) != 0; /* a directory opens, and cannot be read */
-    fclose(file);
-    if (first != EOF) {
-        return ERR_OK;
-    }
-    problem_put(problem, what, path,
-                broken ? strerror_r(number, words, sizeof words) : "the file is empty");
-    return broken ? err_from_errno(number) : ERR_SYNTAX;
-}
-
-static enum err load_authorities(SSL_CTX *context, const char *path, char *problem)
-{
-    enum err err = file_is_readable(path, "cannot read the authorities in ", problem);
-    if (err != ERR_OK) {
-        return err;
-    }
-    ERR_clear_error();
-    if (SSL_CTX_load_verify_locations(context, path, NULL) == 1) {
-        return ERR_OK;
-    }
-    err = error_is_memory() ? ERR_NO_MEMORY : ERR_SYNTAX;
-    problem_put(problem, "no usable authority's certificate (PEM) in ", path, queue_reason());
-    return err;
-}
-
-/* A directory that c_rehash has filled: names like 5ed36f99.0. */
-static bool directory_has_authorities(const char *path)
-{
-    DIR *directory = opendir(path);
-    bool found = false;
-    if (directory == NULL) {
-        return false;
-    }
-    const struct dirent *entry;
-    while (!found && (entry = readdir(directory)) != NULL) {
-        found = strlen(entry->d_name) == 10 && entry->d_name[8] == '.' &&
-                strspn(entry->d_name, "0123456789abcdef") == 8;
-    }
-    closedir(directory);
-    return found;
-}
-
-static bool file_exists(const char *path)
-{
-    FILE *file = fopen(path, "re");
-    if (file == NULL) {
-        return errno != ENOENT && errno != ENOTDIR;
-    }
-    fclose(file);
-    return true;
-}
-
-static enum err load_system_authorities(SSL_CTX *context, char *problem)
-{
-    const char *named = secure_getenv(X509_get_default_cert_file_env());
-    if (named != NULL && named[0] != '\0') {
-        return load_authorities(context, named, problem);
-    }
-    if (file_exists(X509_get_default_cert_file())) {
-        return load_authorities(context, X509_get_default_cert_file(), problem);
-    }
-    for (size_t index = 0; index < BUNDLE_COUNT; index++) {
-        if (file_exists(bundles[index])) {
-            return load_authorities(context, bundles[index], problem);
-        }
-    }
-    const char *directory = secure_getenv(X509_get_default_cert_dir_env());
-    if (directory == NULL || directory[0] == '\0') {
-        directory = X509_get_default_cert_dir();
-    }
-    if (directory_has_authorities(directory) &&
-        SSL_CTX_load_verify_locations(context, NULL, directory) == 1) {
-        return ERR_OK;
-    }
-    problem_put(problem,
-                "this system has no list of authorities: install ca-certificates, or set tls-ca",
-                NULL, NULL);
-    return ERR_NOT_FOUND;
-}
-
-static enum err load_client_authorities(SSL_CTX *context, const char *ca_file, char *problem)
-{
-    if (ca_file == NULL || ca_file[0] == '\0') {
-        return load_system_authorities(context, problem);
-    }
-    /* Whatever the admin lists is trusted, be it a root, an authority below one, or the server's
-     * own certificate. */
-    X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
-    return load_authorities(context, ca_file, problem);
 }
 
 static uint8_t hex_value(uint8_t character)
@@ -251,23 +104,30 @@ static struct tls_policy *policy_new(bool server, char *problem)
     ERR_clear_error();
     struct tls_policy *policy = calloc(1, sizeof *policy);
     if (policy == NULL) {
-        problem_put(problem, "out of memory", NULL, NULL);
+        tls_problem_put(problem, "out of memory", NULL, NULL);
         return NULL;
     }
     atomic_init(&policy->users, 1);
+    policy->mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     policy->server = server;
     policy->context = context_new(server);
     if (policy->context == NULL) {
-        problem_put(problem, "TLS cannot be set up", NULL, queue_reason());
+        tls_problem_put(problem, "TLS cannot be set up", NULL, tls_queue_reason());
         tls_policy_free(&policy);
         return NULL;
     }
-    policy->tickets = server ? NULL : tls_tickets_new();
+    policy->tickets = server ? NULL : tls_tickets_new(policy->context);
     if (!server && policy->tickets == NULL) {
-        problem_put(problem, "out of memory", NULL, NULL);
+        tls_problem_put(problem, "out of memory", NULL, NULL);
         tls_policy_free(&policy);
     }
     return policy;
+}
+
+static enum err authorities_load(const struct tls_policy *policy, SSL_CTX *context, char *problem)
+{
+    SSL_CTX_set_verify(context, SSL_VERIFY_PEER, tls_verify_chain);
+    return tls_authorities_load(&policy->authorities, context, problem);
 }
 
 static enum err client_configure(struct tls_policy *policy, const struct tls_client_config *config,
@@ -277,8 +137,8 @@ static enum err client_configure(struct tls_policy *policy, const struct tls_cli
     policy->pinned = config->fingerprint != NULL && config->fingerprint[0] != '\0';
     if (policy->pinned) {
         if (!fingerprint_parse(slice_from_str(config->fingerprint), policy->fingerprint)) {
-            problem_put(problem, "not a SHA-256 fingerprint (64 hex digits): ", config->fingerprint,
-                        NULL);
+            tls_problem_put(
+                problem, "not a SHA-256 fingerprint (64 hex digits): ", config->fingerprint, NULL);
             return ERR_SYNTAX;
         }
         SSL_CTX_set_verify(policy->context, SSL_VERIFY_PEER, NULL);
@@ -290,8 +150,8 @@ static enum err client_configure(struct tls_policy *policy, const struct tls_cli
         SSL_CTX_set_cert_verify_callback(policy->context, tls_verify_any, NULL);
         return ERR_OK;
     }
-    SSL_CTX_set_verify(policy->context, SSL_VERIFY_PEER, tls_verify_chain);
-    return load_client_authorities(policy->context, config->ca_file, problem);
+    enum err err = tls_authorities_init(&policy->authorities, config->ca_file, problem);
+    return err == ERR_OK ? authorities_load(policy, policy->context, problem) : err;
 }
 
 enum err tls_client_policy_new(struct tls_policy **out, const struct tls_client_config *config,
@@ -311,6 +171,41 @@ enum err tls_client_policy_new(struct tls_policy **out, const struct tls_client_
     return ERR_OK;
 }
 
+static enum err authorities_read_again(struct tls_policy *policy, char *problem)
+{
+    ERR_clear_error();
+    SSL_CTX *context = context_new(false);
+    if (context == NULL) {
+        tls_problem_put(problem, "TLS cannot be set up", NULL, tls_queue_reason());
+        return ERR_NO_MEMORY;
+    }
+    enum err err = authorities_load(policy, context, problem);
+    ERR_clear_error();
+    if (err != ERR_OK) {
+        SSL_CTX_free(context);
+        return err;
+    }
+    pthread_mutex_lock(&policy->mutex);
+    SSL_CTX *before = policy->context;
+    policy->context = context;
+    pthread_mutex_unlock(&policy->mutex);
+    tls_tickets_renew(policy->tickets, context);
+    SSL_CTX_free(before);
+    return ERR_OK;
+}
+
+enum err tls_client_policy_refresh(struct tls_policy *policy, bool *out_read, char *problem)
+{
+    *out_read = false;
+    if (!tls_authorities_look(&policy->authorities)) {
+        return ERR_OK;
+    }
+    enum err err = authorities_read_again(policy, problem);
+    tls_authorities_judge(&policy->authorities, err);
+    *out_read = err == ERR_OK;
+    return err;
+}
+
 /*
  * No protocol name is registered for mail, so a client that asks for one wants another service and
  * was led here (ALPACA). RFC 7301 3.2: no_application_protocol.
@@ -325,27 +220,29 @@ static int refuse_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_b
 static enum err server_load(SSL_CTX *context, const struct tls_server_config *config, char *problem)
 {
     enum err err =
-        file_is_readable(config->certificate_file, "cannot read the certificate ", problem);
+        tls_file_is_readable(config->certificate_file, "cannot read the certificate ", problem);
     if (err == ERR_OK) {
-        err = file_is_readable(config->key_file, "cannot read the key ", problem);
+        err = tls_file_is_readable(config->key_file, "cannot read the key ", problem);
     }
     if (err != ERR_OK) {
         return err;
     }
     ERR_clear_error();
     if (SSL_CTX_use_certificate_chain_file(context, config->certificate_file) != 1) {
-        problem_put(problem, "no usable certificate (PEM) in ", config->certificate_file,
-                    queue_reason());
+        tls_problem_put(problem, "no usable certificate (PEM) in ", config->certificate_file,
+                        tls_queue_reason());
         return ERR_SYNTAX;
     }
     ERR_clear_error();
     if (SSL_CTX_use_PrivateKey_file(context, config->key_file, SSL_FILETYPE_PEM) != 1) {
-        problem_put(problem, "no usable key (PEM, without a passphrase) for this certificate in ",
-                    config->key_file, queue_reason());
+        tls_problem_put(problem,
+                        "no usable key (PEM, without a passphrase) for this certificate in ",
+                        config->key_file, tls_queue_reason());
         return ERR_SYNTAX;
     }
     if (SSL_CTX_check_private_key(context) != 1) {
-        problem_put(problem, "this key is not that of the certificate: ", config->key_file, NULL);
+        tls_problem_put(problem, "this key is not that of the certificate: ", config->key_file,
+                        NULL);
         return ERR_SYNTAX;
     }
     return ERR_OK;
@@ -371,9 +268,18 @@ enum err tls_server_policy_new(struct tls_policy **out, const struct tls_server_
     return ERR_OK;
 }
 
+SSL *tls_policy_ssl_new(struct tls_policy *policy)
+{
+    pthread_mutex_lock(&policy->mutex);
+    SSL *ssl = SSL_new(policy->context); /* holds the context */
+    pthread_mutex_unlock(&policy->mutex);
+    return ssl;
+}
+
 void tls_policy_release(struct tls_policy *policy)
 {
     if (atomic_fetch_sub_explicit(&policy->users, 1, memory_order_acq_rel) == 1) {
+        tls_authorities_deinit(&policy->authorities);
         tls_tickets_free(policy->tickets);
         SSL_CTX_free(policy->context);
         free(policy);

@@ -302,7 +302,7 @@ static bool take_server_name(struct tls *t, const char *server_name, bool *out_l
 static void offer_ticket(struct tls *t, const struct tls_policy *policy)
 {
     SSL_SESSION *session =
-        tls_tickets_take(policy->tickets, t->server_name, &t->verdict.verified_until_s);
+        tls_tickets_take(policy->tickets, t->ssl, t->server_name, &t->verdict.verified_until_s);
     if (session != NULL) {
         (void)SSL_set_session(t->ssl, session); /* has its own hold on it */
         SSL_SESSION_free(session);
@@ -345,7 +345,7 @@ static enum err session_prepare(struct tls *t, struct tls_policy *policy, const 
         return ERR_NO_MEMORY;
     }
     BIO_set_data(bio, t);
-    t->ssl = SSL_new(policy->context);
+    t->ssl = tls_policy_ssl_new(policy);
     if (t->ssl == NULL) {
         BIO_free(bio);
         return ERR_NO_MEMORY;

@@ -3,8 +3,9 @@
  * (RFC 8446 2.2, RFC 5077).
  *
  * Since the certificate is not shown again, a ticket is worth what the verification was that it
- * came from. So tickets belong to one policy, and die with it: after a reload with other
- * authorities or another fingerprint none is left. Within the policy a ticket belongs to one name.
+ * came from. So tickets belong to one policy, and die with it; and when its authorities are read
+ * again none is left, nor is one kept that a session from before still gets. Within the policy a
+ * ticket belongs to one name.
  * It is kept only when the session was verified, until the certificates that it was verified by
  * expire, until its own lifetime is over (RFC 8446 4.6.1), and never longer than TLS_VERIFIED_S_MAX
  * after the full handshake it goes back to: taking up a session gives a new ticket, but no new
@@ -30,10 +31,11 @@ uint64_t tls_wall_s(void)
     return now.tv_sec < 0 ? 0 : (uint64_t)now.tv_sec;
 }
 
-struct tls_tickets *tls_tickets_new(void)
+struct tls_tickets *tls_tickets_new(const SSL_CTX *context)
 {
     struct tls_tickets *t = calloc(1, sizeof *t);
     if (t != NULL) {
+        t->context = context;
         t->mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     }
     return t;
@@ -56,20 +58,31 @@ void tls_tickets_free(struct tls_tickets *t)
     free(t);
 }
 
+void tls_tickets_renew(struct tls_tickets *t, const SSL_CTX *context)
+{
+    pthread_mutex_lock(&t->mutex);
+    for (size_t place = 0; place < TLS_TICKETS_MAX; place++) {
+        place_clear(&t->places[place]);
+    }
+    t->context = context;
+    pthread_mutex_unlock(&t->mutex);
+}
+
 static bool is_usable(const struct tls_ticket *ticket, const char *server_name, uint64_t now_s)
 {
     return ticket->session != NULL && now_s >= ticket->from_s && now_s < ticket->until_s &&
            strcmp(ticket->server_name, server_name) == 0;
 }
 
-SSL_SESSION *tls_tickets_take(struct tls_tickets *t, const char *server_name,
+SSL_SESSION *tls_tickets_take(struct tls_tickets *t, const SSL *ssl, const char *server_name,
                               uint64_t *out_verified_until_s)
 {
     SSL_SESSION *session = NULL;
     struct tls_ticket *newest = NULL;
     uint64_t now_s = tls_wall_s();
     pthread_mutex_lock(&t->mutex);
-    for (size_t place = 0; place < TLS_TICKETS_MAX; place++) {
+    bool ours = SSL_get_SSL_CTX(ssl) == t->context;
+    for (size_t place = 0; place < TLS_TICKETS_MAX && ours; place++) {
         struct tls_ticket *ticket = &t->places[place];
         if (is_usable(ticket, server_name, now_s) &&
             (newest == NULL || ticket->order > newest->order)) {
@@ -103,8 +116,8 @@ static struct tls_ticket *place_for_new(struct tls_tickets *t)
     return oldest;
 }
 
-static void keep(struct tls_tickets *t, const SSL_SESSION *session, const char *server_name,
-                 uint64_t verified_until_s)
+static void keep(struct tls_tickets *t, const SSL *ssl, const SSL_SESSION *session,
+                 const char *server_name, uint64_t verified_until_s)
 {
     uint64_t now_s = tls_wall_s();
     uint64_t hint_s = SSL_SESSION_get_ticket_lifetime_hint(session);
@@ -122,6 +135,11 @@ static void keep(struct tls_tickets *t, const SSL_SESSION *session, const char *
         return;
     }
     pthread_mutex_lock(&t->mutex);
+    if (SSL_get_SSL_CTX(ssl) != t->context) {
+        pthread_mutex_unlock(&t->mutex);
+        SSL_SESSION_free(copy);
+        return;
+    }
     struct tls_ticket *ticket = place_for_new(t);
     *ticket = (struct tls_ticket){
         .session = copy,
@@ -154,7 +172,8 @@ int tls_ticket_came(SSL *ssl, SSL_SESSION *session)
         verdict->verified_until_s = tls_verified_until_s(ssl, verdict->policy);
     }
     if (verdict->failure == TLS_FAILURE_NONE && SSL_get_verify_result(ssl) == X509_V_OK) {
-        keep(verdict->policy->tickets, session, verdict->server_name, verdict->verified_until_s);
+        keep(verdict->policy->tickets, ssl, session, verdict->server_name,
+             verdict->verified_until_s);
     }
     return 0; /* the library's own stays the library's */
 }

@@ -94,6 +94,41 @@ def test_a_ticket_hides_no_new_certificate(certificates, tasuki, scripted_upstre
     assert daemon.events("failed") == []
 
 
+# ---- authorities that change ----
+
+
+def test_authorities_are_read_again(postfix, certificates, tasuki, tmp_path):
+    """A new list of authorities holds without a restart, once it has rested for two looks; one that
+    cannot be used is told, and what was read before goes on."""
+    trusted = tmp_path / "authorities.pem"
+
+    def put(text):
+        fresh = tmp_path / "fresh"
+        fresh.write_text(text)
+        fresh.replace(trusted)
+
+    put(certificates.stranger_ca.read_text())
+    daemon = tasuki(section(host="[localhost]:%d" % postfix.ports["starttls"], user=USER,
+                            password_file="SECRET", tls_ca=trusted, keep_open="200ms",
+                            probe_min="200ms", probe_max="1s"))
+    daemon.send(to="n0@example.test")
+    wait_until(lambda: daemon.upstream().get("reason") == "tls-untrusted", what=daemon.log)
+    put(certificates.stranger_ca.read_text() + certificates.ca.read_text())
+    wait_until(lambda: daemon.events("authorities-read"), what=daemon.log)
+    delivered(daemon, 1)
+    put("nothing of use\n")
+    kept = wait_until(lambda: daemon.events("authorities-kept"), what=daemon.log)
+    assert kept[0]["upstream"] == "main" and str(trusted) in kept[0]["problem"]
+    send_and_close(daemon, 1)
+    verdict = daemon.status()["verdict"]
+    assert verdict["level"] == "attention" and kept[0]["problem"] in verdict["sentence"], verdict
+    put(certificates.ca.read_text())
+    wait_until(lambda: len(daemon.events("authorities-read")) == 2, what=daemon.log)
+    send_and_close(daemon, 2)
+    assert daemon.status()["verdict"]["level"] == "ok"
+    assert postfix.sink.count() == 3 and len(daemon.events("authorities-kept")) == 1
+
+
 # ---- addresses ----
 
 

@@ -302,6 +302,8 @@ static int teardown(void **state)
     }
     path_of(path, "openssl", ".cnf");
     unlink(path);
+    path_of(path, "authorities", ".pem");
+    unlink(path);
     rmdir(directory);
     identity_deinit(&root);
     identity_deinit(&other_root);
@@ -1623,6 +1625,174 @@ static void test_threads_share_tickets(void **state)
     }
 }
 
+/* ---- authorities that change ---- */
+
+/* "authorities.pem", in one step, as distributions do it. */
+static void authorities_put(const char *file)
+{
+    char from[PATH_BYTES], to[PATH_BYTES], next[PATH_BYTES], text[4096];
+    path_of(from, file, "");
+    path_of(to, "authorities", ".pem");
+    path_of(next, "authorities", ".next");
+    FILE *source = fopen(from, "re");
+    assert_non_null(source);
+    size_t bytes = fread(text, 1, sizeof text - 1, source);
+    fclose(source);
+    text[bytes] = '\0';
+    write_file(next, text);
+    assert_int_equal(rename(next, to), 0);
+}
+
+/* A look that finds nothing to do. */
+static void look_in_vain(struct tls_policy *policy)
+{
+    char problem[PROBLEM_BYTES] = "";
+    bool again = true;
+    assert_int_equal(tls_client_policy_refresh(policy, &again, problem), ERR_OK);
+    assert_string_equal(problem, "");
+    assert_false(again);
+}
+
+/* The first look sees a change, the second that it rests. */
+static void look_and_read(struct tls_policy *policy)
+{
+    char problem[PROBLEM_BYTES] = "";
+    bool again = false;
+    look_in_vain(policy);
+    assert_int_equal(tls_client_policy_refresh(policy, &again, problem), ERR_OK);
+    assert_string_equal(problem, "");
+    assert_true(again);
+    look_in_vain(policy);
+}
+
+static void look_and_refuse(struct tls_policy *policy, enum err expected, const char *words)
+{
+    char problem[PROBLEM_BYTES] = "";
+    bool again = true;
+    look_in_vain(policy);
+    assert_int_equal(tls_client_policy_refresh(policy, &again, problem), expected);
+    assert_non_null(strstr(problem, words));
+    assert_non_null(strstr(problem, "/authorities.pem"));
+    assert_false(again);
+    look_in_vain(policy); /* said once */
+}
+
+static void test_authorities_are_read_again(void **state)
+{
+    (void)state;
+    for (size_t index = 0; index < 2; index++) {
+        struct raw server = raw_new("good", versions[index]);
+        authorities_put("other-root.pem");
+        struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+        look_in_vain(policy);
+        assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
+        authorities_put("root.pem");
+        assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
+        look_and_read(policy);
+        assert_false(takes_up(&server, policy, "relay.example.jp"));
+        assert_true(takes_up(&server, policy, "relay.example.jp"));
+        /* Nobody is let in by what was verified before. */
+        authorities_put("other-root.pem");
+        look_and_read(policy);
+        assert_int_equal(tickets_of(policy), 0);
+        assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
+        tls_policy_free(&policy);
+        raw_free(&server);
+    }
+}
+
+static void test_authorities_that_are_being_written(void **state)
+{
+    (void)state;
+    authorities_put("other-root.pem");
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    for (int turn = 0; turn < 4; turn++) {
+        authorities_put(turn % 2 == 0 ? "root.pem" : "other-root.pem");
+        look_in_vain(policy);
+    }
+    authorities_put("root.pem");
+    look_and_read(policy);
+    tls_policy_free(&policy);
+}
+
+static void test_authorities_that_cannot_be_used(void **state)
+{
+    (void)state;
+    char path[PATH_BYTES];
+    struct raw server = raw_new("good", TLS1_3_VERSION);
+    path_of(path, "authorities", ".pem");
+    authorities_put("root.pem");
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    assert_false(takes_up(&server, policy, "relay.example.jp"));
+    write_file(path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    look_and_refuse(policy, ERR_SYNTAX, "no usable authority's certificate");
+    assert_true(takes_up(&server, policy, "relay.example.jp"));
+    write_file(path, "");
+    look_and_refuse(policy, ERR_SYNTAX, "the file is empty");
+    assert_int_equal(unlink(path), 0);
+    look_and_refuse(policy, ERR_NOT_FOUND, "No such file");
+    assert_true(takes_up(&server, policy, "relay.example.jp"));
+    authorities_put("other-root.pem");
+    look_and_read(policy);
+    assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
+/* What began before goes on; the ticket that it still gets is not kept. */
+static void test_sessions_from_before_the_change(void **state)
+{
+    (void)state;
+    struct raw server = raw_new("good", TLS1_3_VERSION);
+    uint8_t to[8];
+    authorities_put("root.pem");
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    struct tls *t[2] = {NULL};
+    for (size_t index = 0; index < 2; index++) {
+        raw_open(&server, true);
+        assert_int_equal(tls_new(&t[index], policy, "relay.example.jp"), ERR_OK);
+        if (index == 0) { /* open, and then in the middle of its handshake */
+            raw_pump(&server, t[index]);
+            assert_int_equal(tls_read(t[index], to, sizeof to), 0);
+            assert_true(tickets_of(policy) > 0);
+        }
+        authorities_put(index == 0 ? "good-alone.pem" : "other-root.pem");
+        look_and_read(policy);
+        assert_int_equal(tickets_of(policy), 0);
+        if (index == 0) {
+            assert_int_equal(SSL_write(server.ssl, "more", 4), 4);
+        }
+        raw_pump(&server, t[index]);
+        assert_int_equal(tls_read(t[index], to, sizeof to), index == 0 ? 4 : 0);
+        assert_int_equal(tls_state(t[index]), TLS_OPEN);
+        assert_int_equal(tickets_of(policy), 0);
+        tls_free(&t[index]);
+        SSL_free(server.ssl);
+        server.ssl = NULL;
+    }
+    assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
+/* Neither looks at a file. */
+static void test_without_authorities_nothing_is_read_again(void **state)
+{
+    (void)state;
+    char pin[FINGERPRINT_BYTES];
+    fingerprint_of("good", pin, false);
+    authorities_put("root.pem");
+    struct tls_policy *pinned = client_policy(TLS_VERIFY_FULL, "authorities", pin);
+    struct tls_policy *any = client_policy(TLS_VERIFY_NONE, "authorities", NULL);
+    authorities_put("other-root.pem");
+    for (int look = 0; look < 3; look++) {
+        look_in_vain(pinned);
+        look_in_vain(any);
+    }
+    tls_policy_free(&pinned);
+    tls_policy_free(&any);
+}
+
 static void test_renegotiation_refused(void **state)
 {
     (void)state;
@@ -1847,6 +2017,32 @@ static void test_threads_share_a_policy(void **state)
     tls_policy_free(&shared.bad);
 }
 
+/* While others shake hands; all of them trust the root. */
+static void test_threads_and_new_authorities(void **state)
+{
+    (void)state;
+    static struct shared shared; /* outlives a case that has failed, as the threads do */
+    pthread_t threads[THREADS];
+    authorities_put("root.pem");
+    shared = (struct shared){client_policy(TLS_VERIFY_FULL, "authorities", NULL),
+                             server_policy("good"), server_policy("wrong-name")};
+    for (size_t index = 0; index < turns(THREADS, 2); index++) {
+        assert_int_equal(pthread_create(&threads[index], NULL, thread_main, &shared), 0);
+    }
+    for (size_t turn = 0; turn < turns(20, 3); turn++) {
+        authorities_put(turn % 2 == 0 ? "good.pem" : "root.pem");
+        look_and_read(shared.client);
+    }
+    for (size_t index = 0; index < turns(THREADS, 2); index++) {
+        void *failures = NULL;
+        assert_int_equal(pthread_join(threads[index], &failures), 0);
+        assert_null(failures);
+    }
+    tls_policy_free(&shared.client);
+    tls_policy_free(&shared.server);
+    tls_policy_free(&shared.bad);
+}
+
 /* A session that has talked and rests. The bound leaves room for other versions of the library;
  * a kept 16 KiB record buffer or output would pass it. */
 static void test_idle_memory(void **state)
@@ -1917,12 +2113,18 @@ int main(void)
         cmocka_unit_test(test_a_pinned_server_is_taken_up),
         cmocka_unit_test(test_tickets_have_a_bound),
         cmocka_unit_test(test_threads_share_tickets),
+        cmocka_unit_test(test_authorities_are_read_again),
+        cmocka_unit_test(test_authorities_that_are_being_written),
+        cmocka_unit_test(test_authorities_that_cannot_be_used),
+        cmocka_unit_test(test_sessions_from_before_the_change),
+        cmocka_unit_test(test_without_authorities_nothing_is_read_again),
         cmocka_unit_test(test_renegotiation_refused),
         cmocka_unit_test(test_key_updates),
         cmocka_unit_test(test_input_bound),
         cmocka_unit_test(test_queue_of_another),
         cmocka_unit_test(test_policy_freed_first),
         cmocka_unit_test(test_threads_share_a_policy),
+        cmocka_unit_test(test_threads_and_new_authorities),
         cmocka_unit_test(test_idle_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
