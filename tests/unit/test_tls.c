@@ -9,6 +9,7 @@
 
 #include <malloc.h>
 #include <openssl/err.h>
+#include <openssl/kdf.h>
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
 #include <openssl/x509v3.h>
@@ -1860,6 +1861,131 @@ static void test_key_updates(void **state)
     }
 }
 
+/* ---- records without content ---- */
+
+#define KEY_BYTES   16 /* AES-128-GCM */
+#define NONCE_BYTES 12
+#define TAG_BYTES   16
+
+/* What a server says beside the library, which never sends a record without content. */
+struct record_writer {
+    uint8_t secret[32], key[KEY_BYTES], nonce[NONCE_BYTES];
+    uint64_t number; /* of records under this key */
+};
+
+static struct record_writer writer;
+
+static uint8_t hex_digit(char digit)
+{
+    return (uint8_t)(digit <= '9' ? digit - '0' : digit - 'a' + 10);
+}
+
+/* "SERVER_TRAFFIC_SECRET_0 RANDOM SECRET", in hexadecimal. */
+static void key_logged(const SSL *ssl, const char *line)
+{
+    static const char label[] = "SERVER_TRAFFIC_SECRET_0 ";
+    const char *text = strrchr(line, ' ') + 1;
+    (void)ssl;
+    if (strncmp(line, label, sizeof label - 1) != 0 || strlen(text) != 2 * sizeof writer.secret) {
+        return;
+    }
+    for (size_t at = 0; at < sizeof writer.secret; at++) {
+        writer.secret[at] = (uint8_t)(hex_digit(text[2 * at]) << 4 | hex_digit(text[2 * at + 1]));
+    }
+}
+
+/* RFC 8446 7.1, without a context. */
+static void expand_label(const char *label, uint8_t *to, size_t bytes)
+{
+    uint8_t info[64];
+    size_t label_bytes = strlen(label);
+    info[0] = 0;
+    info[1] = (uint8_t)bytes;
+    info[2] = (uint8_t)label_bytes;
+    memcpy(info + 3, label, label_bytes);
+    info[3 + label_bytes] = 0;
+    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_id(EVP_PKEY_HKDF, NULL);
+    assert_non_null(context);
+    assert_int_equal(EVP_PKEY_derive_init(context), 1);
+    assert_int_equal(EVP_PKEY_CTX_hkdf_mode(context, EVP_PKEY_HKDEF_MODE_EXPAND_ONLY), 1);
+    assert_int_equal(EVP_PKEY_CTX_set_hkdf_md(context, EVP_sha256()), 1);
+    assert_int_equal(EVP_PKEY_CTX_set1_hkdf_key(context, writer.secret, sizeof writer.secret), 1);
+    assert_int_equal(EVP_PKEY_CTX_add1_hkdf_info(context, info, (int)(4 + label_bytes)), 1);
+    assert_int_equal(EVP_PKEY_derive(context, to, &bytes), 1);
+    EVP_PKEY_CTX_free(context);
+}
+
+/* One record of application data, RFC 8446 5.2. Returns its bytes. */
+static size_t record_write(uint8_t *to, struct slice content)
+{
+    uint8_t inner[64], nonce[NONCE_BYTES];
+    size_t inner_bytes = content.len + 1, bytes = inner_bytes + TAG_BYTES;
+    int count = 0;
+    assert_true(inner_bytes <= sizeof inner);
+    memcpy(inner, content.data, content.len);
+    inner[content.len] = SSL3_RT_APPLICATION_DATA;
+    memcpy(to, (const uint8_t[]){SSL3_RT_APPLICATION_DATA, 3, 3, 0, (uint8_t)bytes}, 5);
+    memcpy(nonce, writer.nonce, sizeof nonce);
+    for (size_t at = 0; at < 8; at++) {
+        nonce[NONCE_BYTES - 1 - at] ^= (uint8_t)(writer.number >> 8 * at);
+    }
+    writer.number++;
+    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
+    assert_non_null(context);
+    assert_int_equal(EVP_EncryptInit_ex(context, EVP_aes_128_gcm(), NULL, writer.key, nonce), 1);
+    assert_int_equal(EVP_EncryptUpdate(context, NULL, &count, to, 5), 1);
+    assert_int_equal(EVP_EncryptUpdate(context, to + 5, &count, inner, (int)inner_bytes), 1);
+    assert_int_equal(EVP_EncryptFinal_ex(context, to + 5 + count, &count), 1);
+    assert_int_equal(
+        EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, TAG_BYTES, to + 5 + inner_bytes), 1);
+    EVP_CIPHER_CTX_free(context);
+    return 5 + bytes;
+}
+
+/* RFC 8446 5.1 allows them, and 5.4 tells of their use. Some are borne; a flood of them, which
+ * costs this side its time and says nothing, ends the session. */
+static void test_records_without_content(void **state)
+{
+    (void)state;
+    struct raw server = raw_new("good", TLS1_3_VERSION);
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "root", NULL);
+    struct tls *t = NULL;
+    uint8_t record[128], to[64];
+    SSL_CTX_set_num_tickets(server.context, 0); /* the writer begins at number 0 */
+    SSL_CTX_set_keylog_callback(server.context, key_logged);
+    assert_int_equal(SSL_CTX_set_ciphersuites(server.context, "TLS_AES_128_GCM_SHA256"), 1);
+    writer = (struct record_writer){0};
+    raw_open(&server, true);
+    assert_int_equal(tls_new(&t, policy, "relay.example.jp"), ERR_OK);
+    raw_pump(&server, t);
+    assert_int_equal(tls_read(t, to, sizeof to), 0);
+    assert_int_equal(tls_state(t), TLS_OPEN);
+    expand_label("tls13 key", writer.key, sizeof writer.key);
+    expand_label("tls13 iv", writer.nonce, sizeof writer.nonce);
+    for (int round = 0; round < 3; round++) {
+        for (int index = 0; index < 10; index++) {
+            tls_feed(t, slice_of(record, record_write(record, SLICE(""))));
+            assert_int_equal(tls_read(t, to, sizeof to), 0);
+        }
+        tls_feed(t, slice_of(record, record_write(record, SLICE("250 ok\r\n"))));
+        assert_int_equal(tls_read(t, to, sizeof to), 8);
+    }
+    assert_int_equal(tls_state(t), TLS_OPEN);
+    uint32_t borne = 0;
+    while (tls_state(t) == TLS_OPEN && borne < 100000) {
+        tls_feed(t, slice_of(record, record_write(record, SLICE(""))));
+        assert_int_equal(tls_read(t, to, sizeof to), 0);
+        borne++;
+    }
+    assert_int_equal(tls_state(t), TLS_FAILED);
+    assert_true(borne < 100);
+    assert_true(strlen(tls_problem(t)) > 0);
+    print_message("after %u records without content: %s\n", borne, tls_problem(t));
+    tls_free(&t);
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
 /* More than the input holds, unread: an end with words, not a growing heap. */
 static void test_input_bound(void **state)
 {
@@ -2120,6 +2246,7 @@ int main(void)
         cmocka_unit_test(test_without_authorities_nothing_is_read_again),
         cmocka_unit_test(test_renegotiation_refused),
         cmocka_unit_test(test_key_updates),
+        cmocka_unit_test(test_records_without_content),
         cmocka_unit_test(test_input_bound),
         cmocka_unit_test(test_queue_of_another),
         cmocka_unit_test(test_policy_freed_first),
