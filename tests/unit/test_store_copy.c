@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define MESSAGES turns(150, 24)
+#define MESSAGES turns(150, 12)
 #define FEW      turns(20, 6)
 
 /* ---- system calls on demand; see the end ---- */
@@ -263,7 +263,7 @@ static void test_backup_tells_progress_and_can_be_stopped(void **state)
     assert_false(whole.went_back);
     assert_true(whole.last <= whole.total && whole.last > whole.total / 2);
     unlink(path);
-    for (uint64_t stop_at = 1; stop_at <= whole.calls; stop_at += turns(1, 3)) {
+    for (uint64_t stop_at = 1; stop_at <= whole.calls; stop_at += turns(1, 100)) {
         struct watched w = {.stop_at = stop_at};
         assert_int_equal(store_backup(f->directory, path, watch, &w, &f->report), ERR_CANCELLED);
         assert_int_equal(w.calls, stop_at);
@@ -404,7 +404,7 @@ static void *restless_run(void *arg)
         struct msg_id last;
         memset(&last, 0xff, sizeof last);
         struct walk w = {0};
-        err = store_read_history_rows(r->reader, &last, turns(5, 2), walk_history, &w, &next);
+        err = store_read_history_rows(r->reader, &last, turns(5, 1), walk_history, &w, &next);
         r->failed = r->failed || err != ERR_OK || w.damaged != 0;
         atomic_fetch_add(&r->rounds, 1);
         rest_where_few(10); /* a few rounds between two compactions are enough */

@@ -2175,14 +2175,14 @@ static void test_idle_memory(void **state)
 {
     (void)state;
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    enum { PAIRS = 50 };
-    static struct pair pairs[PAIRS];
+    static struct pair pairs[50];
+    const size_t count = turns(50, 2);
     struct tls_policy *client = client_policy(TLS_VERIFY_FULL, "root", NULL);
     struct tls_policy *server = server_policy("good");
     static const uint8_t bytes[50000];
     static uint8_t to[65536];
     size_t before = 0;
-    for (size_t index = 0; index < PAIRS; index++) {
+    for (size_t index = 0; index < count; index++) {
         if (index == 1) {
             before = mallinfo2().uordblks; /* after the first, which warms the library up */
         }
@@ -2194,10 +2194,10 @@ static void test_idle_memory(void **state)
         }
         assert_int_equal(tls_read(pairs[index].client, to, sizeof to), 0);
     }
-    size_t each = (mallinfo2().uordblks - before) / (2 * (PAIRS - 1));
+    size_t each = (mallinfo2().uordblks - before) / (2 * (count - 1));
     print_message("an idle session takes %zu bytes\n", each);
     assert_true(each < 32768);
-    for (size_t index = 0; index < PAIRS; index++) {
+    for (size_t index = 0; index < count; index++) {
         pair_free(&pairs[index]);
     }
     tls_policy_free(&client);
