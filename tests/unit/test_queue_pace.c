@@ -274,7 +274,7 @@ static void test_nor_after_a_restart(void **state)
 {
     struct fixture *f = *state;
     begin(f);
-    flood(f, turns(FLOOD, 2 * SCHED_REFILL_MAX + 100)); /* the scout goes in any case */
+    flood(f, turns(FLOOD, SCHED_REFILL_MAX + 100)); /* the scout goes in any case */
     struct msg_id id = alert(f);
     end(f);
     begin(f);
