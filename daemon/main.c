@@ -389,8 +389,8 @@ static void look_at_authorities_of(struct program *p, uint32_t index)
     bool again = false;
     struct log_line line;
     enum err err = tls_client_policy_refresh(p->shared.policies[index], &again, words);
-    if (err == ERR_OK && !again) {
-        return;
+    if ((err == ERR_OK && !again) || (err != ERR_OK && strcmp(problem, words) == 0)) {
+        return; /* nothing new; or said before, and tried again */
     }
     memcpy(problem, words, sizeof words);
     event_begin(&line, logger_log(p->logger),
@@ -406,6 +406,9 @@ static void look_at_authorities_of(struct program *p, uint32_t index)
 static void look_at_authorities(struct io_op *op)
 {
     struct program *p = IO_OWNER(op, struct program, authorities);
+    if (p->state != MAIN_RUNNING) {
+        return;
+    }
     for (uint32_t index = 0; index < p->config->upstream_count; index++) {
         if (p->shared.policies[index] != NULL) {
             look_at_authorities_of(p, index);

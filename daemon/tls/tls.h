@@ -51,8 +51,9 @@ void tls_policy_free(struct tls_policy **policy);
  * has changed since, and has been the same for two looks. Sessions that begin later are judged by
  * what it says now; those from before go on, and none of them is taken up. For one caller at a
  * time, who may wait for a disk. *out_read: it was read again. On an error what was read before
- * stays in use, with words in problem (256 bytes), once for each change of the file: ERR_SYNTAX,
- * those of open and read; ERR_NO_MEMORY is tried again at the next look.
+ * stays in use, with words in problem (256 bytes): ERR_SYNTAX, those of open and read,
+ * ERR_NO_MEMORY. What may pass by itself is tried again at each look; else it is said once for each
+ * change.
  */
 MUST_CHECK enum err tls_client_policy_refresh(struct tls_policy *policy, bool *out_read,
                                               char *problem);

@@ -50,9 +50,14 @@ const char *tls_queue_reason(void)
     return reason == NULL ? "OpenSSL gives no reason" : reason;
 }
 
+/* Somewhere in what the library says of its last trouble; it says last what came of it. */
 static bool error_is_memory(void)
 {
-    return ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_MALLOC_FAILURE;
+    bool found = false;
+    for (unsigned long code = ERR_get_error(); code != 0; code = ERR_get_error()) {
+        found = found || ERR_GET_REASON(code) == ERR_R_MALLOC_FAILURE;
+    }
+    return found;
 }
 
 enum err tls_file_is_readable(const char *path, const char *what, char *problem)
@@ -76,6 +81,17 @@ enum err tls_file_is_readable(const char *path, const char *what, char *problem)
     return broken ? err_from_errno(number) : ERR_SYNTAX;
 }
 
+/* A list of revocations is read from the same file, and trusts nobody. */
+static bool has_certificate(SSL_CTX *context)
+{
+    STACK_OF(X509_OBJECT) *objects = X509_STORE_get0_objects(SSL_CTX_get_cert_store(context));
+    bool found = false;
+    for (int index = 0; index < sk_X509_OBJECT_num(objects) && !found; index++) {
+        found = X509_OBJECT_get_type(sk_X509_OBJECT_value(objects, index)) == X509_LU_X509;
+    }
+    return found;
+}
+
 static enum err load_file(SSL_CTX *context, const char *path, char *problem)
 {
     enum err err = tls_file_is_readable(path, "cannot read the authorities in ", problem);
@@ -83,13 +99,13 @@ static enum err load_file(SSL_CTX *context, const char *path, char *problem)
         return err;
     }
     ERR_clear_error();
-    if (SSL_CTX_load_verify_locations(context, path, NULL) == 1) {
+    bool loaded = SSL_CTX_load_verify_locations(context, path, NULL) == 1;
+    if (loaded && has_certificate(context)) {
         return ERR_OK;
     }
-    err = error_is_memory() ? ERR_NO_MEMORY : ERR_SYNTAX;
     tls_problem_put(problem, "no usable authority's certificate (PEM) in ", path,
-                    tls_queue_reason());
-    return err;
+                    loaded ? "there are only lists of revocations" : tls_queue_reason());
+    return error_is_memory() ? ERR_NO_MEMORY : ERR_SYNTAX;
 }
 
 /* A directory that c_rehash has filled: names like 5ed36f99.0. */
@@ -119,12 +135,12 @@ static bool file_exists(const char *path)
     return true;
 }
 
-/* A file that is not there has a stamp too. */
+/* A file that is not there, or cannot be seen, has a stamp too. */
 static struct tls_stamp stamp_of(const char *path)
 {
     struct stat st;
     if (stat(path, &st) != 0) {
-        return (struct tls_stamp){.bytes = UINT64_MAX};
+        return (struct tls_stamp){.problem = errno};
     }
     return (struct tls_stamp){
         .device = st.st_dev,
@@ -142,8 +158,9 @@ static bool time_same(const struct timespec *a, const struct timespec *b)
 
 static bool stamp_same(const struct tls_stamp *a, const struct tls_stamp *b)
 {
-    return a->device == b->device && a->inode == b->inode && a->bytes == b->bytes &&
-           time_same(&a->modified, &b->modified) && time_same(&a->changed, &b->changed);
+    return a->problem == b->problem && a->device == b->device && a->inode == b->inode &&
+           a->bytes == b->bytes && time_same(&a->modified, &b->modified) &&
+           time_same(&a->changed, &b->changed);
 }
 
 /* NULL: there is none. */
@@ -192,7 +209,7 @@ enum err tls_authorities_init(struct tls_authorities *a, const char *ca_file, ch
         tls_problem_put(problem, "out of memory", NULL, NULL);
         return ERR_NO_MEMORY;
     }
-    a->read = a->seen = a->refused = stamp_of(path);
+    a->judged = a->seen = stamp_of(path);
     return ERR_OK;
 }
 
@@ -223,14 +240,12 @@ bool tls_authorities_look(struct tls_authorities *a)
     struct tls_stamp now = stamp_of(a->path);
     bool rests = stamp_same(&now, &a->seen);
     a->seen = now;
-    return rests && !stamp_same(&now, &a->read) && !stamp_same(&now, &a->refused);
+    return rests && (a->owed || !stamp_same(&now, &a->judged));
 }
 
 void tls_authorities_judge(struct tls_authorities *a, enum err err)
 {
-    if (err == ERR_OK) {
-        a->read = a->seen;
-    } else if (err != ERR_NO_MEMORY) {
-        a->refused = a->seen;
-    }
+    bool settled = err == ERR_OK || err == ERR_SYNTAX || a->seen.problem != 0;
+    a->judged = a->seen;
+    a->owed = !settled;
 }

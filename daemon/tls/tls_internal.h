@@ -39,16 +39,17 @@ struct tls_tickets {
 
 /* By which a file is known to be the same as before. */
 struct tls_stamp {
+    int problem; /* errno, where it cannot be seen */
     uint64_t device, inode, bytes;
     struct timespec modified, changed;
 };
 
 /* Of one thread at a time. */
 struct tls_authorities {
-    char *path;                           /* owned; NULL: the system's directory of hashed names */
-    bool given;                           /* in the configuration */
-    struct tls_stamp read, seen, refused; /* the file: as it was read; at the last look; and as it
-                                           * could not be used, which was said once */
+    char *path;                    /* owned; NULL: the system's directory of hashed names */
+    bool given;                    /* in the configuration */
+    bool owed;                     /* it could not be read, for a reason that may pass */
+    struct tls_stamp seen, judged; /* the file at the last look, and when it was last read */
 };
 
 /*

@@ -1740,6 +1740,106 @@ static void test_authorities_that_cannot_be_used(void **state)
     raw_free(&server);
 }
 
+/* "authorities.pem" is a link, so that nothing of a file tells that it was changed for another. */
+static void authorities_link(const char *file)
+{
+    char to[PATH_BYTES], next[PATH_BYTES];
+    path_of(to, "authorities", ".pem");
+    path_of(next, "authorities", ".next");
+    assert_int_equal(symlink(file, next), 0);
+    assert_int_equal(rename(next, to), 0);
+}
+
+static void test_authorities_that_are_taken_back(void **state)
+{
+    (void)state;
+    struct raw server = raw_new("good", TLS1_3_VERSION);
+    authorities_link("root.pem");
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_false(takes_up(&server, policy, "relay.example.jp"));
+        authorities_link("other-root.pem");
+        look_and_read(policy);
+        assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
+        authorities_link("root.pem");
+        look_and_read(policy);
+    }
+    for (int turn = 0; turn < 2;
+         turn++) { /* each time it is gone it is told, and that it is back */
+        authorities_link("nowhere.pem");
+        look_and_refuse(policy, ERR_NOT_FOUND, "No such file");
+        authorities_link("root.pem");
+        look_and_read(policy);
+    }
+    authorities_link("good.key");
+    look_and_refuse(policy, ERR_SYNTAX, "no usable authority's certificate");
+    authorities_link("root.pem");
+    look_and_read(policy);
+    assert_false(takes_up(&server, policy, "relay.example.jp"));
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
+/* Whatever may be otherwise at the next look. */
+static void test_authorities_that_cannot_be_read_just_now(void **state)
+{
+    (void)state;
+    char problem[PROBLEM_BYTES] = "";
+    bool again = true;
+    authorities_link(".");
+    struct tls_authorities a = {0};
+    assert_int_equal(tls_authorities_init(&a, "/nowhere/at/all.pem", problem), ERR_OK);
+    assert_false(tls_authorities_look(&a));
+    tls_authorities_deinit(&a);
+    authorities_link("root.pem");
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    authorities_link("."); /* opens, and cannot be read */
+    look_in_vain(policy);
+    for (int look = 0; look < 3; look++) {
+        assert_int_equal(tls_client_policy_refresh(policy, &again, problem), ERR_IO);
+        assert_non_null(strstr(problem, "cannot read the authorities in "));
+        assert_false(again);
+    }
+    authorities_link("root.pem"); /* as it was read at first, and yet the trouble has to end */
+    look_in_vain(policy);
+    assert_int_equal(tls_client_policy_refresh(policy, &again, problem), ERR_OK);
+    assert_true(again);
+    look_in_vain(policy);
+    tls_policy_free(&policy);
+}
+
+static void revocations_put(void)
+{
+    char path[PATH_BYTES];
+    X509_CRL *list = X509_CRL_new();
+    ASN1_TIME *now = X509_gmtime_adj(NULL, 0);
+    X509_CRL_set_version(list, 1);
+    X509_CRL_set_issuer_name(list, X509_get_subject_name(root.certificate));
+    X509_CRL_set1_lastUpdate(list, now);
+    assert_true(X509_CRL_sign(list, root.key, EVP_sha256()) > 0);
+    path_of(path, "authorities", ".pem");
+    unlink(path); /* else it would be written where the link leads */
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    assert_int_equal(PEM_write_X509_CRL(file, list), 1);
+    fclose(file);
+    ASN1_TIME_free(now);
+    X509_CRL_free(list);
+}
+
+static void test_revocations_are_no_authorities(void **state)
+{
+    (void)state;
+    struct raw server = raw_new("good", TLS1_3_VERSION);
+    authorities_put("root.pem");
+    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    revocations_put();
+    look_and_refuse(policy, ERR_SYNTAX, "only lists of revocations");
+    assert_false(takes_up(&server, policy, "relay.example.jp"));
+    tls_policy_free(&policy);
+    raw_free(&server);
+}
+
 /* What began before goes on; the ticket that it still gets is not kept. */
 static void test_sessions_from_before_the_change(void **state)
 {
@@ -2088,12 +2188,13 @@ struct shared {
     struct tls_policy *client;
     struct tls_policy *server;
     struct tls_policy *bad;
+    atomic_uint at_work; /* threads */
 };
 
 /* cmocka's asserts jump, and only on its own thread: count instead. Returns the failures. */
 static void *thread_main(void *argument)
 {
-    const struct shared *shared = argument;
+    struct shared *shared = argument;
     uintptr_t failures = 0;
     for (uint32_t round = 0; round < turns(THREAD_HANDSHAKES, 5); round++) {
         struct pair p = {0};
@@ -2121,6 +2222,7 @@ static void *thread_main(void *argument)
         }
         pair_free(&p);
     }
+    atomic_fetch_sub(&shared->at_work, 1);
     return (void *)failures;
 }
 
@@ -2128,7 +2230,7 @@ static void test_threads_share_a_policy(void **state)
 {
     (void)state;
     struct shared shared = {client_policy(TLS_VERIFY_FULL, "root", NULL), server_policy("good"),
-                            server_policy("wrong-name")};
+                            server_policy("wrong-name"), THREADS};
     pthread_t threads[THREADS];
     for (size_t index = 0; index < turns(THREADS, 2); index++) {
         assert_int_equal(pthread_create(&threads[index], NULL, thread_main, &shared), 0);
@@ -2151,13 +2253,15 @@ static void test_threads_and_new_authorities(void **state)
     pthread_t threads[THREADS];
     authorities_put("root.pem");
     shared = (struct shared){client_policy(TLS_VERIFY_FULL, "authorities", NULL),
-                             server_policy("good"), server_policy("wrong-name")};
+                             server_policy("good"), server_policy("wrong-name"), 0};
     for (size_t index = 0; index < turns(THREADS, 2); index++) {
+        atomic_fetch_add(&shared.at_work, 1);
         assert_int_equal(pthread_create(&threads[index], NULL, thread_main, &shared), 0);
     }
-    for (size_t turn = 0; turn < turns(20, 3); turn++) {
+    for (size_t turn = 0; atomic_load(&shared.at_work) > 0; turn++) {
         authorities_put(turn % 2 == 0 ? "good.pem" : "root.pem");
         look_and_read(shared.client);
+        rest_where_few(20);
     }
     for (size_t index = 0; index < turns(THREADS, 2); index++) {
         void *failures = NULL;
@@ -2242,6 +2346,9 @@ int main(void)
         cmocka_unit_test(test_authorities_are_read_again),
         cmocka_unit_test(test_authorities_that_are_being_written),
         cmocka_unit_test(test_authorities_that_cannot_be_used),
+        cmocka_unit_test(test_authorities_that_are_taken_back),
+        cmocka_unit_test(test_authorities_that_cannot_be_read_just_now),
+        cmocka_unit_test(test_revocations_are_no_authorities),
         cmocka_unit_test(test_sessions_from_before_the_change),
         cmocka_unit_test(test_without_authorities_nothing_is_read_again),
         cmocka_unit_test(test_renegotiation_refused),
