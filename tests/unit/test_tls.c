@@ -242,6 +242,17 @@ static void write_file(const char *path, const char *text)
     fclose(file);
 }
 
+static void write_locked_key(const char *path)
+{
+    EVP_PKEY *key = key_new(0);
+    static unsigned char secret[] = "secret";
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    assert_int_equal(PEM_write_PrivateKey(file, key, EVP_aes_128_cbc(), secret, 6, NULL, NULL), 1);
+    fclose(file);
+    EVP_PKEY_free(key);
+}
+
 /* A system that allows everything must not weaken a policy. */
 static void loosen_the_system(void)
 {
@@ -258,6 +269,13 @@ static int setup(void **state)
     (void)snprintf(directory, sizeof directory, "/tmp/tasuki-test-tls-XXXXXX");
     assert_non_null(mkdtemp(directory));
     loosen_the_system();
+    char path[PATH_BYTES];
+    path_of(path, "empty", ".txt");
+    write_file(path, "");
+    path_of(path, "garbage", ".txt");
+    write_file(path, "no certificate here\n");
+    path_of(path, "locked", ".txt");
+    write_locked_key(path);
     assert_int_equal(tls_library_init(), ERR_OK);
     root = make(&(struct recipe){.file = "root",
                                  .common_name = "Test Root",
@@ -303,7 +321,11 @@ static int teardown(void **state)
     }
     path_of(path, "openssl", ".cnf");
     unlink(path);
-    path_of(path, "authorities", ".pem");
+    path_of(path, "empty", ".txt");
+    unlink(path);
+    path_of(path, "garbage", ".txt");
+    unlink(path);
+    path_of(path, "locked", ".txt");
     unlink(path);
     rmdir(directory);
     identity_deinit(&root);
@@ -330,18 +352,24 @@ static struct tls_policy *server_policy(const char *file)
     return policy;
 }
 
-static struct tls_policy *client_policy(enum tls_verify verify, const char *ca,
-                                        const char *fingerprint)
+static struct tls_policy *client_policy_by(enum tls_verify verify, const char *path,
+                                           const char *fingerprint)
 {
-    char path[PATH_BYTES];
     char problem[PROBLEM_BYTES] = "";
     struct tls_policy *policy = NULL;
-    path_of(path, ca, ".pem");
     struct tls_client_config config = {verify, path, fingerprint};
     enum err err = tls_client_policy_new(&policy, &config, problem);
     assert_string_equal(problem, "");
     assert_int_equal(err, ERR_OK);
     return policy;
+}
+
+static struct tls_policy *client_policy(enum tls_verify verify, const char *ca,
+                                        const char *fingerprint)
+{
+    char path[PATH_BYTES];
+    path_of(path, ca, ".pem");
+    return client_policy_by(verify, path, fingerprint);
 }
 
 static void test_client_policy_problems(void **state)
@@ -351,8 +379,6 @@ static void test_client_policy_problems(void **state)
     char garbage[PATH_BYTES];
     path_of(empty, "empty", ".txt");
     path_of(garbage, "garbage", ".txt");
-    write_file(empty, "");
-    write_file(garbage, "no certificate here\n");
     const struct {
         const char *env; /* SSL_CERT_FILE: what counts as the system's authorities */
         struct tls_client_config config;
@@ -393,19 +419,6 @@ static void test_client_policy_problems(void **state)
         assert_null(policy);
         assert_int_equal(ERR_peek_error(), 0);
     }
-    unlink(empty);
-    unlink(garbage);
-}
-
-static void write_locked_key(const char *path)
-{
-    EVP_PKEY *key = key_new(0);
-    static unsigned char secret[] = "secret";
-    FILE *file = fopen(path, "we");
-    assert_non_null(file);
-    assert_int_equal(PEM_write_PrivateKey(file, key, EVP_aes_128_cbc(), secret, 6, NULL, NULL), 1);
-    fclose(file);
-    EVP_PKEY_free(key);
 }
 
 static void test_server_policy_problems(void **state)
@@ -419,7 +432,6 @@ static void test_server_policy_problems(void **state)
     path_of(key, "good", ".key");
     path_of(other_key, "expired", ".key");
     path_of(locked, "locked", ".txt");
-    write_locked_key(locked);
     const struct {
         struct tls_server_config config;
         enum err err;
@@ -442,7 +454,6 @@ static void test_server_policy_problems(void **state)
         assert_int_equal(err, cases[index].err);
         assert_null(policy);
     }
-    unlink(locked);
 }
 
 /* ---- two sessions back to back ---- */
@@ -1628,20 +1639,41 @@ static void test_threads_share_tickets(void **state)
 
 /* ---- authorities that change ---- */
 
-/* "authorities.pem", in one step, as distributions do it. */
+/* A directory of the case's own, and the file in it that a policy reads. */
+static char authorities_directory[64], authorities[PATH_BYTES], authorities_next[PATH_BYTES];
+
+static void authorities_begin(void)
+{
+    (void)snprintf(authorities_directory, sizeof authorities_directory,
+                   "/tmp/tasuki-test-authorities-XXXXXX");
+    assert_non_null(mkdtemp(authorities_directory));
+    (void)snprintf(authorities, sizeof authorities, "%s/list.pem", authorities_directory);
+    (void)snprintf(authorities_next, sizeof authorities_next, "%s/next", authorities_directory);
+}
+
+static void authorities_end(void)
+{
+    unlink(authorities);
+    rmdir(authorities_directory);
+}
+
+/* In one step, as distributions do it. */
 static void authorities_put(const char *file)
 {
-    char from[PATH_BYTES], to[PATH_BYTES], next[PATH_BYTES], text[4096];
+    char from[PATH_BYTES], text[4096];
     path_of(from, file, "");
-    path_of(to, "authorities", ".pem");
-    path_of(next, "authorities", ".next");
     FILE *source = fopen(from, "re");
     assert_non_null(source);
     size_t bytes = fread(text, 1, sizeof text - 1, source);
     fclose(source);
     text[bytes] = '\0';
-    write_file(next, text);
-    assert_int_equal(rename(next, to), 0);
+    write_file(authorities_next, text);
+    assert_int_equal(rename(authorities_next, authorities), 0);
+}
+
+static struct tls_policy *authorities_policy(void)
+{
+    return client_policy_by(TLS_VERIFY_FULL, authorities, NULL);
 }
 
 /* A look that finds nothing to do. */
@@ -1673,7 +1705,7 @@ static void look_and_refuse(struct tls_policy *policy, enum err expected, const 
     look_in_vain(policy);
     assert_int_equal(tls_client_policy_refresh(policy, &again, problem), expected);
     assert_non_null(strstr(problem, words));
-    assert_non_null(strstr(problem, "/authorities.pem"));
+    assert_non_null(strstr(problem, "/list.pem"));
     assert_false(again);
     look_in_vain(policy); /* said once */
 }
@@ -1681,10 +1713,11 @@ static void look_and_refuse(struct tls_policy *policy, enum err expected, const 
 static void test_authorities_are_read_again(void **state)
 {
     (void)state;
+    authorities_begin();
     for (size_t index = 0; index < 2; index++) {
         struct raw server = raw_new("good", versions[index]);
         authorities_put("other-root.pem");
-        struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+        struct tls_policy *policy = authorities_policy();
         look_in_vain(policy);
         assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
         authorities_put("root.pem");
@@ -1700,13 +1733,15 @@ static void test_authorities_are_read_again(void **state)
         tls_policy_free(&policy);
         raw_free(&server);
     }
+    authorities_end();
 }
 
 static void test_authorities_that_are_being_written(void **state)
 {
     (void)state;
+    authorities_begin();
     authorities_put("other-root.pem");
-    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    struct tls_policy *policy = authorities_policy();
     for (int turn = 0; turn < 4; turn++) {
         authorities_put(turn % 2 == 0 ? "root.pem" : "other-root.pem");
         look_in_vain(policy);
@@ -1714,23 +1749,23 @@ static void test_authorities_that_are_being_written(void **state)
     authorities_put("root.pem");
     look_and_read(policy);
     tls_policy_free(&policy);
+    authorities_end();
 }
 
 static void test_authorities_that_cannot_be_used(void **state)
 {
     (void)state;
-    char path[PATH_BYTES];
+    authorities_begin();
     struct raw server = raw_new("good", TLS1_3_VERSION);
-    path_of(path, "authorities", ".pem");
     authorities_put("root.pem");
-    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    struct tls_policy *policy = authorities_policy();
     assert_false(takes_up(&server, policy, "relay.example.jp"));
-    write_file(path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    write_file(authorities, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     look_and_refuse(policy, ERR_SYNTAX, "no usable authority's certificate");
     assert_true(takes_up(&server, policy, "relay.example.jp"));
-    write_file(path, "");
+    write_file(authorities, "");
     look_and_refuse(policy, ERR_SYNTAX, "the file is empty");
-    assert_int_equal(unlink(path), 0);
+    assert_int_equal(unlink(authorities), 0);
     look_and_refuse(policy, ERR_NOT_FOUND, "No such file");
     assert_true(takes_up(&server, policy, "relay.example.jp"));
     authorities_put("other-root.pem");
@@ -1738,24 +1773,25 @@ static void test_authorities_that_cannot_be_used(void **state)
     assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
     tls_policy_free(&policy);
     raw_free(&server);
+    authorities_end();
 }
 
-/* "authorities.pem" is a link, so that nothing of a file tells that it was changed for another. */
+/* The file is a link, so that nothing of a file tells that it was changed for another. */
 static void authorities_link(const char *file)
 {
-    char to[PATH_BYTES], next[PATH_BYTES];
-    path_of(to, "authorities", ".pem");
-    path_of(next, "authorities", ".next");
-    assert_int_equal(symlink(file, next), 0);
-    assert_int_equal(rename(next, to), 0);
+    char to[PATH_BYTES];
+    path_of(to, file, "");
+    assert_int_equal(symlink(to, authorities_next), 0);
+    assert_int_equal(rename(authorities_next, authorities), 0);
 }
 
 static void test_authorities_that_are_taken_back(void **state)
 {
     (void)state;
+    authorities_begin();
     struct raw server = raw_new("good", TLS1_3_VERSION);
     authorities_link("root.pem");
-    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    struct tls_policy *policy = authorities_policy();
     for (int turn = 0; turn < 2; turn++) {
         assert_false(takes_up(&server, policy, "relay.example.jp"));
         authorities_link("other-root.pem");
@@ -1778,12 +1814,14 @@ static void test_authorities_that_are_taken_back(void **state)
     assert_false(takes_up(&server, policy, "relay.example.jp"));
     tls_policy_free(&policy);
     raw_free(&server);
+    authorities_end();
 }
 
 /* Whatever may be otherwise at the next look. */
 static void test_authorities_that_cannot_be_read_just_now(void **state)
 {
     (void)state;
+    authorities_begin();
     char problem[PROBLEM_BYTES] = "";
     bool again = true;
     authorities_link(".");
@@ -1792,7 +1830,7 @@ static void test_authorities_that_cannot_be_read_just_now(void **state)
     assert_false(tls_authorities_look(&a));
     tls_authorities_deinit(&a);
     authorities_link("root.pem");
-    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    struct tls_policy *policy = authorities_policy();
     authorities_link("."); /* opens, and cannot be read */
     look_in_vain(policy);
     for (int look = 0; look < 3; look++) {
@@ -1806,20 +1844,18 @@ static void test_authorities_that_cannot_be_read_just_now(void **state)
     assert_true(again);
     look_in_vain(policy);
     tls_policy_free(&policy);
+    authorities_end();
 }
 
 static void revocations_put(void)
 {
-    char path[PATH_BYTES];
     X509_CRL *list = X509_CRL_new();
     ASN1_TIME *now = X509_gmtime_adj(NULL, 0);
     X509_CRL_set_version(list, 1);
     X509_CRL_set_issuer_name(list, X509_get_subject_name(root.certificate));
     X509_CRL_set1_lastUpdate(list, now);
     assert_true(X509_CRL_sign(list, root.key, EVP_sha256()) > 0);
-    path_of(path, "authorities", ".pem");
-    unlink(path); /* else it would be written where the link leads */
-    FILE *file = fopen(path, "we");
+    FILE *file = fopen(authorities, "we");
     assert_non_null(file);
     assert_int_equal(PEM_write_X509_CRL(file, list), 1);
     fclose(file);
@@ -1830,24 +1866,27 @@ static void revocations_put(void)
 static void test_revocations_are_no_authorities(void **state)
 {
     (void)state;
+    authorities_begin();
     struct raw server = raw_new("good", TLS1_3_VERSION);
     authorities_put("root.pem");
-    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    struct tls_policy *policy = authorities_policy();
     revocations_put();
     look_and_refuse(policy, ERR_SYNTAX, "only lists of revocations");
     assert_false(takes_up(&server, policy, "relay.example.jp"));
     tls_policy_free(&policy);
     raw_free(&server);
+    authorities_end();
 }
 
 /* What began before goes on; the ticket that it still gets is not kept. */
 static void test_sessions_from_before_the_change(void **state)
 {
     (void)state;
+    authorities_begin();
     struct raw server = raw_new("good", TLS1_3_VERSION);
     uint8_t to[8];
     authorities_put("root.pem");
-    struct tls_policy *policy = client_policy(TLS_VERIFY_FULL, "authorities", NULL);
+    struct tls_policy *policy = authorities_policy();
     struct tls *t[2] = {NULL};
     for (size_t index = 0; index < 2; index++) {
         raw_open(&server, true);
@@ -1874,17 +1913,19 @@ static void test_sessions_from_before_the_change(void **state)
     assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
     tls_policy_free(&policy);
     raw_free(&server);
+    authorities_end();
 }
 
 /* Neither looks at a file. */
 static void test_without_authorities_nothing_is_read_again(void **state)
 {
     (void)state;
+    authorities_begin();
     char pin[FINGERPRINT_BYTES];
     fingerprint_of("good", pin, false);
     authorities_put("root.pem");
-    struct tls_policy *pinned = client_policy(TLS_VERIFY_FULL, "authorities", pin);
-    struct tls_policy *any = client_policy(TLS_VERIFY_NONE, "authorities", NULL);
+    struct tls_policy *pinned = client_policy_by(TLS_VERIFY_FULL, authorities, pin);
+    struct tls_policy *any = client_policy_by(TLS_VERIFY_NONE, authorities, NULL);
     authorities_put("other-root.pem");
     for (int look = 0; look < 3; look++) {
         look_in_vain(pinned);
@@ -1892,6 +1933,7 @@ static void test_without_authorities_nothing_is_read_again(void **state)
     }
     tls_policy_free(&pinned);
     tls_policy_free(&any);
+    authorities_end();
 }
 
 static void test_renegotiation_refused(void **state)
@@ -2249,11 +2291,12 @@ static void test_threads_share_a_policy(void **state)
 static void test_threads_and_new_authorities(void **state)
 {
     (void)state;
+    authorities_begin();
     static struct shared shared; /* outlives a case that has failed, as the threads do */
     pthread_t threads[THREADS];
     authorities_put("root.pem");
-    shared = (struct shared){client_policy(TLS_VERIFY_FULL, "authorities", NULL),
-                             server_policy("good"), server_policy("wrong-name"), 0};
+    shared = (struct shared){authorities_policy(), server_policy("good"),
+                             server_policy("wrong-name"), 0};
     for (size_t index = 0; index < turns(THREADS, 2); index++) {
         atomic_fetch_add(&shared.at_work, 1);
         assert_int_equal(pthread_create(&threads[index], NULL, thread_main, &shared), 0);
@@ -2271,6 +2314,7 @@ static void test_threads_and_new_authorities(void **state)
     tls_policy_free(&shared.client);
     tls_policy_free(&shared.server);
     tls_policy_free(&shared.bad);
+    authorities_end();
 }
 
 /* A session that has talked and rests. The bound leaves room for other versions of the library;
