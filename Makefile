@@ -183,6 +183,30 @@ $(O)/fail/%: $(O)/tests/unit/%.o $(FAIL_RIG) $(O)/fail/libproduct.a
 .PRECIOUS: $(O)/%.o
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
 
+# ---- how to put it where it belongs ----
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+SHARE   := $(DESTDIR)$(PREFIX)/share
+SERVICES := $(wildcard packaging/systemd/*.service)
+
+.PHONY: install
+install: all ## programs, manual pages, completion and units, under PREFIX (/usr/local); DESTDIR goes before it
+	install -d $(DESTDIR)/etc/tasuki $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
+	    $(SHARE)/bash-completion/completions $(SHARE)/man/man1 $(SHARE)/man/man5 $(SHARE)/man/man8
+	install -m 0755 $(O)/tasukictl $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(O)/tasukid $(O)/tasuki-web $(DESTDIR)$(PREFIX)/sbin
+	install -m 0644 packaging/man/*.1 $(SHARE)/man/man1
+	install -m 0644 packaging/man/*.5 $(SHARE)/man/man5
+	install -m 0644 packaging/man/*.8 $(SHARE)/man/man8
+	install -m 0644 packaging/completion/tasukictl.bash $(SHARE)/bash-completion/completions/tasukictl
+	install -m 0644 packaging/systemd/tasuki.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/tasuki.conf
+	@for unit in $(SERVICES); do \
+	    sed 's|@sbindir@|$(PREFIX)/sbin|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/} || exit 1; \
+	done
+	@test -e $(DESTDIR)/etc/tasuki/tasuki.conf || install -m 0644 packaging/tasuki.conf $(DESTDIR)/etc/tasuki
+
 # ---- how to try it and to test it ----
 
 .PHONY: check check-fast unit lint asan tsan clang fuzz fail fail-nightly fail-run crash crash-nightly power power-nightly bench demo docs

@@ -196,8 +196,9 @@ static void explain_row(const struct ctl *c, const struct config_row *row, bool 
            ctl_colour_off(c, CTL_STRONG));
     ctl_say_wrapped(c, 2, slice_from_str(row->doc));
     ctl_say_fact(c, "  stands", slice_from_str(place_of(row)));
+    const char *none = strstr(row->doc, "by default") != NULL ? "see above" : "none";
     ctl_say_fact(c, "  default",
-                 slice_from_str(row->default_text[0] != '\0' ? row->default_text : "none"));
+                 slice_from_str(row->default_text[0] != '\0' ? row->default_text : none));
     if (row->example[0] != '\0') {
         (void)snprintf(usage, sizeof usage, "%s = %s", row->key, row->example);
         ctl_say_fact(c, "  example", slice_from_str(usage));

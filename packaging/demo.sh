@@ -240,7 +240,7 @@ in_words() {
         -e 's/ accepted id="\([^"]*\)" .* from="\([^"]*\)" to="\([^"]*\)".*/ taken in   \1 from \2 to \3/p' \
         -e 's/ delivered id="\([^"]*\)" upstream=\([^ ]*\) .* code=\([0-9]*\) .* to="\([^"]*\)" reply="\(.*\)"$/ delivered  \1 to \4 by \2, which said: \3 \5/p' \
         -e 's/ deferred id="\([^"]*\)" .* code=\([0-9]*\) next=\([0-9]*\) .*reply="\(.*\)"$/ waits      \1 for \3 s: \2 \4/p' \
-        -e 's/ failed id="\([^"]*\)" .* code=\([0-9]*\) .*reply="\(.*\)"$/ failed     \1, it waits for your decision: \2 \3/p' \
+        -e 's/ failed id="\([^"]*\)" .* code=\([0-9]*\) .*reply="\(.*\)"$/ failed     \1, the sender is told: \2 \3/p' \
         -e 's/ upstream-up upstream=\([^ ]*\) .* tls="\([^"]*\)" mechanism="\([^"]*\)".*/ connected  to \1, \2, logged in by \3/p' \
         -e 's/ upstream-marked upstream=\([^ ]*\) .* code=\([0-9]*\) next=\([0-9]*\) text="\(.*\)"$/ marked     \1 takes nothing: \2 \4; next try in \3 s/p' \
         -e 's/ upstream-well upstream=\([^ ]*\) .*/ well       \1 works again/p'
@@ -342,7 +342,7 @@ Try, in another terminal, and look at the page, at the lines below, or at $demo/
   $demo/upstream refuse-login   as after a changed password: mail waits, nothing bounces
   $demo/upstream throttle       "too much mail from you"
   $demo/upstream defer          every recipient: try again later
-  $demo/upstream refuse         every recipient refused for good: ctl queue, ctl retry
+  $demo/upstream refuse         every recipient refused for good: ctl queue state:trashed, ctl retry
   $demo/upstream stall          it answers nothing any more
   $demo/upstream drop late      it takes a message, and closes before it says so
   $demo/upstream ok             all is well again

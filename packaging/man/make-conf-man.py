@@ -24,8 +24,10 @@ It has lines of the form
 .IB key " = " value\fR,
 section lines like
 .BI [upstream\~ name ]\fR,
-and comments that begin with
-.BR # .
+and comments: from a
+.B #
+at the beginning of a line or of a value, or behind a blank.
+A value in double quotes keeps its blanks, and what would be a comment.
 Settings in front of the first section are those of the relay itself.
 .PP
 An unknown or repeated key and a value that cannot be read are errors, each of which is told with its
@@ -127,7 +129,8 @@ def entry(key, kind, default, doc, example):
     if default:
         lines += ["Default:", ".BR \"%s\" ." % escaped(default)]
     else:
-        lines += ["There is no default."]
+        own_words = "by default" in doc or "instead of the system's" in doc
+        lines += ["Default: %s." % ("see above" if own_words else "none")]
     if example:
         lines += [".br", "Example:", ".B \"%s = %s\"" % (escaped(key), escaped(example))]
     return lines
