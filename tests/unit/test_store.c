@@ -1162,6 +1162,7 @@ static void test_map_that_is_really_full_says_so(void **state)
 {
     struct fixture *f = *state;
     f->config.queue_bytes_max = MIB;
+    f->config.history_bytes_max = MIB;
     f->config.chunk_bytes = (uint32_t)turns(0, 65536);
     queue_open(f);
     message_commit(f, 1, 1000, &plain);
