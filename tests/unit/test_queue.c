@@ -313,18 +313,21 @@ static void test_a_message_that_breaks_connections_is_given_up(void **state)
         assert_int_equal(m.state.state,
                          MESSAGE_QUEUED); /* nothing else has gone: it may be the upstream */
     }
-    struct msg_id other = accept_one(f, 1);
-    struct flow_job *job = job_wait(f);
-    while (msg_id_compare(&job->id, &other) != 0) {
-        job_answer(f, job, OUTCOME_CONNECTION_LOST, 1);
+    /* One that has gone in the millisecond of its last try says nothing yet. */
+    for (int attempt = 0; attempt < 4 && m.state.state == MESSAGE_QUEUED; attempt++) {
+        struct msg_id other = accept_one(f, 1);
+        struct flow_job *job = job_wait(f);
+        while (msg_id_compare(&job->id, &other) != 0) {
+            job_answer(f, job, OUTCOME_CONNECTION_LOST, 1);
+            job = job_wait(f);
+        }
+        job_answer(f, job, OUTCOME_DELIVERED, 1);
         job = job_wait(f);
+        assert_same_id(job->id, poison);
+        job_answer(f, job, OUTCOME_CONNECTION_LOST, 1);
+        (void)settled(f);
+        read_message(f, poison, &m);
     }
-    job_answer(f, job, OUTCOME_DELIVERED, 1);
-    job = job_wait(f);
-    assert_same_id(job->id, poison);
-    job_answer(f, job, OUTCOME_CONNECTION_LOST, 1);
-    (void)settled(f);
-    read_message(f, poison, &m);
     assert_int_equal(m.state.state, MESSAGE_FAILED);
     assert_int_equal(m.fates[0].outcome, OUTCOME_GAVE_UP);
 }
