@@ -430,9 +430,10 @@ static void test_readers_go_on_through_compactions(void **state)
     static struct restless readers[4]; /* an assertion that fails leaves the threads at work */
     pthread_t threads[4];
     size_t count = turns(4, 2);
-    _Atomic bool stop = false;
+    static _Atomic bool stop;
     uint64_t before;
     uint64_t after;
+    atomic_store(&stop, false);
     queue_prepare(f);
     for (size_t index = 0; index < count; index++) {
         readers[index] = (struct restless){.f = f, .stop = &stop};

@@ -1642,19 +1642,22 @@ static void test_threads_share_tickets(void **state)
 /* A directory of the case's own, and the file in it that a policy reads. */
 static char authorities_directory[64], authorities[PATH_BYTES], authorities_next[PATH_BYTES];
 
-static void authorities_begin(void)
+static int authorities_begin(void **state)
 {
+    (void)state;
     (void)snprintf(authorities_directory, sizeof authorities_directory,
                    "/tmp/tasuki-test-authorities-XXXXXX");
     assert_non_null(mkdtemp(authorities_directory));
     (void)snprintf(authorities, sizeof authorities, "%s/list.pem", authorities_directory);
     (void)snprintf(authorities_next, sizeof authorities_next, "%s/next", authorities_directory);
+    return 0;
 }
 
-static void authorities_end(void)
+static int authorities_end(void **state)
 {
+    (void)state;
     unlink(authorities);
-    rmdir(authorities_directory);
+    return rmdir(authorities_directory);
 }
 
 /* In one step, as distributions do it. */
@@ -1713,7 +1716,6 @@ static void look_and_refuse(struct tls_policy *policy, enum err expected, const 
 static void test_authorities_are_read_again(void **state)
 {
     (void)state;
-    authorities_begin();
     for (size_t index = 0; index < 2; index++) {
         struct raw server = raw_new("good", versions[index]);
         authorities_put("other-root.pem");
@@ -1733,13 +1735,11 @@ static void test_authorities_are_read_again(void **state)
         tls_policy_free(&policy);
         raw_free(&server);
     }
-    authorities_end();
 }
 
 static void test_authorities_that_are_being_written(void **state)
 {
     (void)state;
-    authorities_begin();
     authorities_put("other-root.pem");
     struct tls_policy *policy = authorities_policy();
     for (int turn = 0; turn < 4; turn++) {
@@ -1749,13 +1749,11 @@ static void test_authorities_that_are_being_written(void **state)
     authorities_put("root.pem");
     look_and_read(policy);
     tls_policy_free(&policy);
-    authorities_end();
 }
 
 static void test_authorities_that_cannot_be_used(void **state)
 {
     (void)state;
-    authorities_begin();
     struct raw server = raw_new("good", TLS1_3_VERSION);
     authorities_put("root.pem");
     struct tls_policy *policy = authorities_policy();
@@ -1773,7 +1771,6 @@ static void test_authorities_that_cannot_be_used(void **state)
     assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
     tls_policy_free(&policy);
     raw_free(&server);
-    authorities_end();
 }
 
 /* The file is a link, so that nothing of a file tells that it was changed for another. */
@@ -1788,7 +1785,6 @@ static void authorities_link(const char *file)
 static void test_authorities_that_are_taken_back(void **state)
 {
     (void)state;
-    authorities_begin();
     struct raw server = raw_new("good", TLS1_3_VERSION);
     authorities_link("root.pem");
     struct tls_policy *policy = authorities_policy();
@@ -1814,17 +1810,14 @@ static void test_authorities_that_are_taken_back(void **state)
     assert_false(takes_up(&server, policy, "relay.example.jp"));
     tls_policy_free(&policy);
     raw_free(&server);
-    authorities_end();
 }
 
 /* Whatever may be otherwise at the next look. */
 static void test_authorities_that_cannot_be_read_just_now(void **state)
 {
     (void)state;
-    authorities_begin();
     char problem[PROBLEM_BYTES] = "";
     bool again = true;
-    authorities_link(".");
     struct tls_authorities a = {0};
     assert_int_equal(tls_authorities_init(&a, "/nowhere/at/all.pem", problem), ERR_OK);
     assert_false(tls_authorities_look(&a));
@@ -1844,7 +1837,6 @@ static void test_authorities_that_cannot_be_read_just_now(void **state)
     assert_true(again);
     look_in_vain(policy);
     tls_policy_free(&policy);
-    authorities_end();
 }
 
 static void revocations_put(void)
@@ -1866,7 +1858,6 @@ static void revocations_put(void)
 static void test_revocations_are_no_authorities(void **state)
 {
     (void)state;
-    authorities_begin();
     struct raw server = raw_new("good", TLS1_3_VERSION);
     authorities_put("root.pem");
     struct tls_policy *policy = authorities_policy();
@@ -1875,14 +1866,12 @@ static void test_revocations_are_no_authorities(void **state)
     assert_false(takes_up(&server, policy, "relay.example.jp"));
     tls_policy_free(&policy);
     raw_free(&server);
-    authorities_end();
 }
 
 /* What began before goes on; the ticket that it still gets is not kept. */
 static void test_sessions_from_before_the_change(void **state)
 {
     (void)state;
-    authorities_begin();
     struct raw server = raw_new("good", TLS1_3_VERSION);
     uint8_t to[8];
     authorities_put("root.pem");
@@ -1913,14 +1902,12 @@ static void test_sessions_from_before_the_change(void **state)
     assert_int_equal(fails(&server, policy, "relay.example.jp"), TLS_FAILURE_UNTRUSTED);
     tls_policy_free(&policy);
     raw_free(&server);
-    authorities_end();
 }
 
 /* Neither looks at a file. */
 static void test_without_authorities_nothing_is_read_again(void **state)
 {
     (void)state;
-    authorities_begin();
     char pin[FINGERPRINT_BYTES];
     fingerprint_of("good", pin, false);
     authorities_put("root.pem");
@@ -1933,7 +1920,6 @@ static void test_without_authorities_nothing_is_read_again(void **state)
     }
     tls_policy_free(&pinned);
     tls_policy_free(&any);
-    authorities_end();
 }
 
 static void test_renegotiation_refused(void **state)
@@ -2017,23 +2003,20 @@ struct record_writer {
 
 static struct record_writer writer;
 
-static uint8_t hex_digit(char digit)
-{
-    return (uint8_t)(digit <= '9' ? digit - '0' : digit - 'a' + 10);
-}
-
 /* "SERVER_TRAFFIC_SECRET_0 RANDOM SECRET", in hexadecimal. */
 static void key_logged(const SSL *ssl, const char *line)
 {
     static const char label[] = "SERVER_TRAFFIC_SECRET_0 ";
-    const char *text = strrchr(line, ' ') + 1;
+    long bytes = 0;
     (void)ssl;
-    if (strncmp(line, label, sizeof label - 1) != 0 || strlen(text) != 2 * sizeof writer.secret) {
+    if (strncmp(line, label, sizeof label - 1) != 0) {
         return;
     }
-    for (size_t at = 0; at < sizeof writer.secret; at++) {
-        writer.secret[at] = (uint8_t)(hex_digit(text[2 * at]) << 4 | hex_digit(text[2 * at + 1]));
+    uint8_t *secret = OPENSSL_hexstr2buf(strrchr(line, ' ') + 1, &bytes);
+    if (secret != NULL && bytes == sizeof writer.secret) {
+        memcpy(writer.secret, secret, sizeof writer.secret);
     }
+    OPENSSL_free(secret);
 }
 
 /* RFC 8446 7.1, without a context. */
@@ -2291,7 +2274,6 @@ static void test_threads_share_a_policy(void **state)
 static void test_threads_and_new_authorities(void **state)
 {
     (void)state;
-    authorities_begin();
     static struct shared shared; /* outlives a case that has failed, as the threads do */
     pthread_t threads[THREADS];
     authorities_put("root.pem");
@@ -2314,7 +2296,6 @@ static void test_threads_and_new_authorities(void **state)
     tls_policy_free(&shared.client);
     tls_policy_free(&shared.server);
     tls_policy_free(&shared.bad);
-    authorities_end();
 }
 
 /* A session that has talked and rests. The bound leaves room for other versions of the library;
@@ -2353,6 +2334,9 @@ static void test_idle_memory(void **state)
 #endif
 }
 
+#define WITH_AUTHORITIES(name)                                                                     \
+    cmocka_unit_test_setup_teardown(name, authorities_begin, authorities_end)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -2387,14 +2371,14 @@ int main(void)
         cmocka_unit_test(test_a_pinned_server_is_taken_up),
         cmocka_unit_test(test_tickets_have_a_bound),
         cmocka_unit_test(test_threads_share_tickets),
-        cmocka_unit_test(test_authorities_are_read_again),
-        cmocka_unit_test(test_authorities_that_are_being_written),
-        cmocka_unit_test(test_authorities_that_cannot_be_used),
-        cmocka_unit_test(test_authorities_that_are_taken_back),
-        cmocka_unit_test(test_authorities_that_cannot_be_read_just_now),
-        cmocka_unit_test(test_revocations_are_no_authorities),
-        cmocka_unit_test(test_sessions_from_before_the_change),
-        cmocka_unit_test(test_without_authorities_nothing_is_read_again),
+        WITH_AUTHORITIES(test_authorities_are_read_again),
+        WITH_AUTHORITIES(test_authorities_that_are_being_written),
+        WITH_AUTHORITIES(test_authorities_that_cannot_be_used),
+        WITH_AUTHORITIES(test_authorities_that_are_taken_back),
+        WITH_AUTHORITIES(test_authorities_that_cannot_be_read_just_now),
+        WITH_AUTHORITIES(test_revocations_are_no_authorities),
+        WITH_AUTHORITIES(test_sessions_from_before_the_change),
+        WITH_AUTHORITIES(test_without_authorities_nothing_is_read_again),
         cmocka_unit_test(test_renegotiation_refused),
         cmocka_unit_test(test_key_updates),
         cmocka_unit_test(test_records_without_content),
@@ -2402,7 +2386,7 @@ int main(void)
         cmocka_unit_test(test_queue_of_another),
         cmocka_unit_test(test_policy_freed_first),
         cmocka_unit_test(test_threads_share_a_policy),
-        cmocka_unit_test(test_threads_and_new_authorities),
+        WITH_AUTHORITIES(test_threads_and_new_authorities),
         cmocka_unit_test(test_idle_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
