@@ -65,8 +65,7 @@ struct program {
     struct control *control;
     struct io *io;
     struct io_op wake, signal_wake, grace, authorities;
-    char authorities_memory[UPSTREAMS_MAX][256];
-    const char *authorities_problems[UPSTREAMS_MAX]; /* "": none */
+    struct control_problem authorities_problems[UPSTREAMS_MAX];
     struct mailbox mailbox;
     enum main_state state;
 };
@@ -384,20 +383,20 @@ static void grace_over(struct io_op *op)
 
 static void look_at_authorities_of(struct program *p, uint32_t index)
 {
-    char *problem = p->authorities_memory[index];
-    char words[256] = "";
+    struct control_problem *before = &p->authorities_problems[index];
+    struct control_problem now = {""};
     bool again = false;
     struct log_line line;
-    enum err err = tls_client_policy_refresh(p->shared.policies[index], &again, words);
-    if ((err == ERR_OK && !again) || (err != ERR_OK && strcmp(problem, words) == 0)) {
+    enum err err = tls_client_policy_refresh(p->shared.policies[index], &again, now.words);
+    if ((err == ERR_OK && !again) || (err != ERR_OK && strcmp(before->words, now.words) == 0)) {
         return; /* nothing new; or said before, and tried again */
     }
-    memcpy(problem, words, sizeof words);
+    *before = now;
     event_begin(&line, logger_log(p->logger),
                 again ? EVENT_AUTHORITIES_READ : EVENT_AUTHORITIES_KEPT);
     log_put_word(&line, "upstream", p->config->upstreams[index].name);
     if (!again) {
-        log_put_text(&line, "problem", slice_from_str(problem));
+        log_put_text(&line, "problem", slice_from_str(now.words));
     }
     log_end(&line);
 }
@@ -597,9 +596,6 @@ static int start_control(struct program *p)
         .trace = &p->trace,
         .authorities = p->authorities_problems,
     };
-    for (uint32_t index = 0; index < UPSTREAMS_MAX; index++) {
-        p->authorities_problems[index] = p->authorities_memory[index];
-    }
     enum err err = control_new(&p->control, &config, problem);
     if (err != ERR_OK) {
         return complain("control socket", problem[0] != '\0' ? problem : err_text(err),

@@ -18,6 +18,10 @@
 
 struct control;
 
+struct control_problem {
+    char words[256]; /* for the admin; "": none */
+};
+
 struct control_config {
     const struct config *config; /* borrowed, as all below */
     struct io *io;
@@ -30,11 +34,10 @@ struct control_config {
     const struct log *log;
     const struct metrics *const *metrics;
     size_t metrics_count;
-    const struct io_about *about;   /* of the workers' loops */
-    uint64_t started_ms;            /* wall clock */
-    struct trace *trace;            /* dialogues with upstreams */
-    const char *const *authorities; /* of each upstream: why the file of its authorities cannot be
-                                     * used as it is now; "" */
+    const struct io_about *about;              /* of the workers' loops */
+    uint64_t started_ms;                       /* wall clock */
+    struct trace *trace;                       /* dialogues with upstreams */
+    const struct control_problem *authorities; /* an upstream: with the file of its authorities */
 };
 
 /*

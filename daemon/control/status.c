@@ -118,15 +118,15 @@ static const char *first_unusable(const struct control *c, const struct flow_sta
                                   uint32_t *out_index)
 {
     for (uint32_t index = 0; index < status->upstream_count; index++) {
-        if (c->with.authorities[index][0] != '\0') {
+        if (c->with.authorities[index].words[0] != '\0') {
             *out_index = index;
-            return c->with.authorities[index];
+            return c->with.authorities[index].words;
         }
     }
     return NULL;
 }
 
-/* Nothing stands still yet, but the next start would be refused. */
+/* Nothing stands still yet, but the next start may be refused. */
 static void judge_unusable(const struct control *c, const char *why, uint32_t index,
                            struct verdict *v)
 {

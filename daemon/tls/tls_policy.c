@@ -69,10 +69,12 @@ static int no_passphrase(char *to, int bytes, int writing, void *unused)
     return 0;
 }
 
-static SSL_CTX *context_new(bool server)
+static SSL_CTX *context_new(bool server, char *problem)
 {
+    ERR_clear_error();
     SSL_CTX *context = SSL_CTX_new(server ? TLS_server_method() : TLS_client_method());
     if (context == NULL) {
+        tls_problem_put(problem, "TLS cannot be set up", NULL, tls_queue_reason());
         return NULL;
     }
     SSL_CTX_set_security_level(context, SECURITY_LEVEL);
@@ -93,6 +95,7 @@ static SSL_CTX *context_new(bool server)
     if (SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) != 1 ||
         SSL_CTX_set_max_proto_version(context, 0) != 1 ||
         SSL_CTX_set_cipher_list(context, CIPHERS_BEFORE_1_3) != 1) {
+        tls_problem_put(problem, "TLS cannot be set up", NULL, tls_queue_reason());
         SSL_CTX_free(context);
         return NULL;
     }
@@ -101,7 +104,6 @@ static SSL_CTX *context_new(bool server)
 
 static struct tls_policy *policy_new(bool server, char *problem)
 {
-    ERR_clear_error();
     struct tls_policy *policy = calloc(1, sizeof *policy);
     if (policy == NULL) {
         tls_problem_put(problem, "out of memory", NULL, NULL);
@@ -110,9 +112,8 @@ static struct tls_policy *policy_new(bool server, char *problem)
     atomic_init(&policy->users, 1);
     policy->mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     policy->server = server;
-    policy->context = context_new(server);
+    policy->context = context_new(server, problem);
     if (policy->context == NULL) {
-        tls_problem_put(problem, "TLS cannot be set up", NULL, tls_queue_reason());
         tls_policy_free(&policy);
         return NULL;
     }
@@ -173,10 +174,8 @@ enum err tls_client_policy_new(struct tls_policy **out, const struct tls_client_
 
 static enum err authorities_read_again(struct tls_policy *policy, char *problem)
 {
-    ERR_clear_error();
-    SSL_CTX *context = context_new(false);
+    SSL_CTX *context = context_new(false, problem);
     if (context == NULL) {
-        tls_problem_put(problem, "TLS cannot be set up", NULL, tls_queue_reason());
         return ERR_NO_MEMORY;
     }
     enum err err = authorities_load(policy, context, problem);

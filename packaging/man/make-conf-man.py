@@ -129,8 +129,7 @@ def entry(key, kind, default, doc, example):
     if default:
         lines += ["Default:", ".BR \"%s\" ." % escaped(default)]
     else:
-        own_words = "by default" in doc or "instead of the system's" in doc
-        lines += ["Default: %s." % ("see above" if own_words else "none")]
+        lines += ["Default: %s." % ("see above" if "by default" in doc else "none")]
     if example:
         lines += [".br", "Example:", ".B \"%s = %s\"" % (escaped(key), escaped(example))]
     return lines
