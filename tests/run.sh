@@ -155,7 +155,7 @@ fuzz_one() {
     mkdir -p "$work" build/fuzz/findings || return 1
     [ ! -d "tests/fuzz/corpus/$name" ] || cp -n "tests/fuzz/corpus/$name"/* "$work"/ || return 1
     timeout -k 10 120 "$1" -max_total_time=6 -rss_limit_mb=2048 \
-        -artifact_prefix=build/fuzz/findings/ "$work"
+        -artifact_prefix="build/fuzz/findings/$name-" "$work"
 }
 
 stage_fuzz() {
@@ -171,6 +171,9 @@ stage_fuzz() {
         else
             failed "$name: a finding"
             tail -n 60 "$folder/$name.log"
+            # The machine that it was found on may be gone tomorrow: the input itself, for base64 -d.
+            finding=$(sed -n 's/.*Test unit written to //p' "$folder/$name.log")
+            [ ! -f "$finding" ] || echo "wrong: $name on $(base64 -w 0 "$finding")"
         fi
     done
     return $stage_status

@@ -144,6 +144,7 @@ struct smtp_server {
     uint8_t refusal;      /* DISCARD, LONG_LINE: the reply that its end will get, 0: was given */
     bool in_header;       /* of the content */
     bool chunk_last;
+    bool chunk_unwanted;  /* DISCARD: it was refused before it began, so nobody looks at it */
     bool recipient_asked; /* in this transaction, accepted or not */
     bool smtputf8;
     bool body_8bit;

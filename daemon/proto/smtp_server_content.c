@@ -16,6 +16,7 @@ void smtp_server_prepare_content(struct smtp_server *s, bool chunked)
     } else {
         smtp_data_decoder_init(&s->decoder);
     }
+    s->chunk_unwanted = false;
     s->in_header = true;
     s->header_match = 0;
     s->received_lines = 0;
@@ -60,8 +61,12 @@ static void count_received(struct smtp_server *s, struct slice piece)
     }
 }
 
+/* What helps most comes first. A limit that was crossed stays so: NONE does not come back. */
 static enum smtp_server_reply judge_content(const struct smtp_server *s)
 {
+    if (s->received_lines > s->limits->received_max) {
+        return SMTP_SERVER_REPLY_LOOP;
+    }
     if (s->limits->size_max != 0 && s->decoder.bytes > s->limits->size_max) {
         return SMTP_SERVER_REPLY_TOO_LARGE;
     }
@@ -69,14 +74,13 @@ static enum smtp_server_reply judge_content(const struct smtp_server *s)
     if (s->decoder.bytes - s->decoder.bare_breaks > s->size_limit) {
         return SMTP_SERVER_REPLY_LARGER_THAN_SAID;
     }
-    if (s->received_lines > s->limits->received_max) {
-        return SMTP_SERVER_REPLY_LOOP;
-    }
     return s->limits->reject_bare_breaks && s->decoder.bare_breaks > 0
                ? SMTP_SERVER_REPLY_BARE_BREAK
                : SMTP_SERVER_REPLY_NONE;
 }
 
+/* Refused content is judged on to its end: which limit a piece shows to be crossed first depends on
+ * how the stream was cut, and the reply must not. */
 static void give_content(struct smtp_server *s, struct slice piece)
 {
     if (piece.len == 0) {
@@ -115,15 +119,22 @@ static void end_discarding(struct smtp_server *s)
     smtp_server_ready(s);
 }
 
-static void end_chunk(struct smtp_server *s)
+static void end_content(struct smtp_server *s)
 {
-    if (s->state == SMTP_SERVER_CHUNK && s->chunk_last) {
-        give_content(s, smtp_data_decode_end(&s->decoder));
-    }
     if (s->state == SMTP_SERVER_DISCARD) {
         end_discarding(s);
-    } else if (s->chunk_last) {
+    } else {
         ask_for_commit(s);
+    }
+}
+
+static void end_chunk(struct smtp_server *s)
+{
+    if (s->chunk_last) {
+        give_content(s, smtp_data_decode_end(&s->decoder));
+    }
+    if (s->chunk_last || s->state == SMTP_SERVER_DISCARD) {
+        end_content(s);
     } else {
         s->state = SMTP_SERVER_COMMAND;
         smtp_server_reply(s, SMTP_SERVER_REPLY_CHUNK_OK);
@@ -142,6 +153,7 @@ void smtp_server_begin_chunk(struct smtp_server *s)
 void smtp_server_discard_chunk(struct smtp_server *s, enum smtp_server_reply refusal)
 {
     s->refusal = (uint8_t)refusal;
+    s->chunk_unwanted = true;
     s->state = SMTP_SERVER_DISCARD;
     if (s->chunk_left == 0) {
         end_discarding(s);
@@ -153,7 +165,17 @@ size_t smtp_server_take_content(struct smtp_server *s, struct slice in)
     size_t used = 0;
     give_content(s, smtp_data_decode(&s->decoder, in, &used));
     if (s->decoder.state == SMTP_DATA_END) {
-        ask_for_commit(s);
+        end_content(s);
+    }
+    return used;
+}
+
+static size_t skip_chunk(struct smtp_server *s, struct slice in)
+{
+    size_t used = (size_t)u64_min(s->chunk_left, in.len);
+    s->chunk_left -= used;
+    if (s->chunk_left == 0) {
+        end_discarding(s);
     }
     return used;
 }
@@ -172,16 +194,8 @@ size_t smtp_server_take_chunk(struct smtp_server *s, struct slice in)
 
 size_t smtp_server_take_discarded(struct smtp_server *s, struct slice in)
 {
-    size_t used = 0;
-    if (s->decoder.chunked) {
-        used = (size_t)u64_min(s->chunk_left, in.len);
-        s->chunk_left -= used;
-    } else {
-        struct slice dropped = smtp_data_decode(&s->decoder, in, &used);
-        (void)dropped;
+    if (!s->decoder.chunked) {
+        return smtp_server_take_content(s, in);
     }
-    if (s->decoder.chunked ? s->chunk_left == 0 : s->decoder.state == SMTP_DATA_END) {
-        end_discarding(s);
-    }
-    return used;
+    return s->chunk_unwanted ? skip_chunk(s, in) : smtp_server_take_chunk(s, in);
 }

@@ -12,7 +12,7 @@ for target in build/fuzz/fuzz_*; do
         cp -n "tests/fuzz/corpus/$name"/* "$work"/
     fi
     printf '%s: ' "$name"
-    if "$target" -max_total_time="$seconds" -rss_limit_mb=2048 -artifact_prefix=build/fuzz/findings/ \
+    if "$target" -max_total_time="$seconds" -rss_limit_mb=2048 -artifact_prefix="build/fuzz/findings/$name-" \
         "$work" >"build/fuzz/$name.log" 2>&1; then
         sed -n 's/^Done \([0-9]*\) runs.*/\1 runs, no finding/p' "build/fuzz/$name.log"
     else

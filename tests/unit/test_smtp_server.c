@@ -725,6 +725,34 @@ static void too_many_guesses_are_closed(void **state)
     assert_true(was_told("close too-many-errors"));
 }
 
+/* The reply must not depend on which limit the pieces of the stream showed first. */
+static void content_over_two_limits_gets_one_reply(void **state)
+{
+    (void)state;
+    static const char large[] = "Subject: with this alone it is too large\r\n";
+    static const char loop[] = "Received: 1\nb\r\nReceived: 2\r\n";
+    static const char *const begins[] = {"DATA\r\n", "BDAT 70 LAST\r\n"};
+    owner.limits.chunking = true;
+    owner.limits.reject_bare_breaks = true;
+    owner.limits.received_max = 1;
+    owner.limits.size_max = 30;
+    assert_int_equal(strlen(large) + strlen(loop), 70);
+    for (size_t index = 0; index < COUNT(begins); index++) {
+        bool chunk = index == 1;
+        (void)begin();
+        feed_str("EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
+        feed_str(begins[index]);
+        feed_str(large);
+        assert_true(was_told("abandon"));
+        feed_str(loop);
+        feed_str(chunk ? "" : ".\r\n");
+        expect_reply("554 5.4.6 too many Received lines");
+        feed_str("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
+        feed_str(chunk ? "BDAT 5 LAST\r\nabc\r\n" : "DATA\r\nabc\r\n.\r\n");
+        expect_reply("250 2.0.0");
+    }
+}
+
 /* ---- laws ---- */
 
 static void keeps_the_laws(void **state)
@@ -742,6 +770,14 @@ static void keeps_the_laws(void **state)
         {"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nReceived: 1\r\nReceived: 2\r\n"
          "Received: 3\r\n\r\n.\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\na\nb\r.\r\n.\r\n",
          false},
+        {"EHLO x\r\nMAIL FROM:<a@b> SIZE=40\r\nRCPT TO:<c@d>\r\nDATA\r\nReceived: 1\r\nReceived: "
+         "2\r\n"
+         "Received: 3\r\n\r\nmore than was said\r\n.\r\nQUIT\r\n",
+         true},
+        {"EHLO x\r\nMAIL FROM:<a@b> SIZE=40\r\nRCPT TO:<c@d>\r\nBDAT 70 LAST\r\nReceived: "
+         "1\r\nReceived: 2\r\n"
+         "Received: 3\r\n\r\nthis is more than was said\r\n\rQUIT\r\n",
+         true},
         {"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 5\r\nab\ncdBDAT 3 LAST\r\n\r\n\r"
          "BDAT 4\r\nQUITBDAT x\r\n",
          true},
@@ -851,6 +887,7 @@ int main(void)
         TEST(has_a_word_for_each_state),
         TEST(greeting_can_be_refused),
         TEST(too_many_guesses_are_closed),
+        TEST(content_over_two_limits_gets_one_reply),
         TEST(keeps_the_laws),
         TEST(keeps_the_laws_on_random_input),
     };
