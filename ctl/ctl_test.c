@@ -53,6 +53,9 @@ static void print_verdict(const struct ctl *c, const json_t *result)
            (double)ctl_json_u64(result, "took_ms") / 1000.0);
     print_connection(c, result);
     if (good) {
+        if (ctl_json_bool(result, "was_marked")) {
+            ctl_say_fact(c, "Queue", SLICE("it was out of order; what waits for it is tried now"));
+        }
         return;
     }
     ctl_say_reply(c, "Answer", result);

@@ -66,6 +66,9 @@ struct program {
     struct io *io;
     struct io_op wake, signal_wake, grace, authorities;
     struct control_problem authorities_problems[UPSTREAMS_MAX];
+    struct flow_try try; /* lent to the queue thread while trying */
+    bool trying;
+    uint32_t try_next; /* a bit for each upstream whose turn is next */
     struct mailbox mailbox;
     enum main_state state;
 };
@@ -381,6 +384,19 @@ static void grace_over(struct io_op *op)
     }
 }
 
+static void try_upstreams(struct program *p)
+{
+    if (p->trying || p->try_next == 0) {
+        return;
+    }
+    p->trying = true;
+    p->try.msg.kind = FLOW_TRY;
+    p->try.msg.reply_to = &p->mailbox;
+    p->try.upstreams = p->try_next;
+    p->try_next = 0;
+    mailbox_send(queue_mailbox(p->queue), &p->try.msg);
+}
+
 static void look_at_authorities_of(struct program *p, uint32_t index)
 {
     struct control_problem *before = &p->authorities_problems[index];
@@ -392,6 +408,7 @@ static void look_at_authorities_of(struct program *p, uint32_t index)
         return; /* nothing new; or said before, and tried again */
     }
     *before = now;
+    p->try_next |= again ? 1u << index : 0;
     event_begin(&line, logger_log(p->logger),
                 again ? EVENT_AUTHORITIES_READ : EVENT_AUTHORITIES_KEPT);
     log_put_word(&line, "upstream", p->config->upstreams[index].name);
@@ -413,6 +430,7 @@ static void look_at_authorities(struct io_op *op)
             look_at_authorities_of(p, index);
         }
     }
+    try_upstreams(p);
     io_timer(p->io, &p->authorities, io_now_ms(p->io) + AUTHORITIES_MS);
 }
 
@@ -429,6 +447,14 @@ static void take(struct program *p, struct flow_msg *msg)
     case FLOW_COMPACT:
     case FLOW_PROBE:
         control_message_back(p->control, msg);
+        return;
+    case FLOW_TRY:
+        if (msg == &p->try.msg) {
+            p->trying = false;
+            try_upstreams(p);
+        } else {
+            control_message_back(p->control, msg);
+        }
         return;
     case FLOW_DRAINED:
         for (uint32_t index = 0; index < p->worker_count; index++) {

@@ -73,6 +73,7 @@ static void take(struct worker *w, struct flow_msg *msg)
     case FLOW_EDIT:
     case FLOW_INSPECT:
     case FLOW_COMPACT:
+    case FLOW_TRY:
     default:
         UNREACHABLE("a message for somebody else");
     }

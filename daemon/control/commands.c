@@ -109,6 +109,7 @@ static void run_test(struct connection *n, json_t *args)
     }
     const char *user = config->upstreams[upstream].user;
     n->probe->upstream = upstream;
+    n->try.upstreams = 0;
     snprintf(n->probe->to, sizeof n->probe->to, "%s", to);
     if (from[0] != '\0') {
         snprintf(n->probe->from, sizeof n->probe->from, "%s", from);
@@ -123,6 +124,11 @@ static void run_test(struct connection *n, json_t *args)
     mailbox_send(n->c->with.worker, &n->probe->msg);
 }
 
+static bool went_well(const struct flow_probe *p)
+{
+    return p->outcome == (p->to[0] == '\0' ? OUTCOME_NONE : OUTCOME_DELIVERED);
+}
+
 static void answer_test(struct connection *n)
 {
     const struct flow_probe *p = n->probe;
@@ -134,7 +140,7 @@ static void answer_test(struct connection *n)
         return;
     }
     snprintf(host, sizeof host, u->host.use_mx ? "%s:%u" : "[%s]:%u", u->host.name, u->host.port);
-    bool ok = p->outcome == (p->to[0] == '\0' ? OUTCOME_NONE : OUTCOME_DELIVERED);
+    bool ok = went_well(p);
     struct json *j = &n->json;
     json_put_bool(j, "ok", ok);
     json_put_str(j, "upstream", u->name);
@@ -159,7 +165,22 @@ static void answer_test(struct connection *n)
     }
     json_close_array(j);
     json_put_u64(j, "took_ms", io_now_ms(n->c->with.io) - n->asked_ms);
+    json_put_bool(j, "was_marked", n->try.upstreams != 0);
     answer_finish(n);
+}
+
+/* It works: whoever mended it does not wait for the next probe. */
+static void probe_back(struct connection *n)
+{
+    if (!went_well(n->probe)) {
+        answer_test(n);
+        return;
+    }
+    n->wait = CONTROL_WAIT_TRY;
+    n->try.msg.kind = FLOW_TRY;
+    n->try.msg.reply_to = n->c->with.self;
+    n->try.upstreams = 1u << n->probe->upstream;
+    mailbox_send(n->c->with.queue, &n->try.msg);
 }
 
 /* ---- what needs nobody ---- */
@@ -330,6 +351,9 @@ void command_back(struct connection *n, struct flow_msg *msg)
         answer_compact(n);
         return;
     case CONTROL_WAIT_PROBE:
+        probe_back(n);
+        return;
+    case CONTROL_WAIT_TRY:
         answer_test(n);
         return;
     case CONTROL_WAIT_NOTHING:

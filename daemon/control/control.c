@@ -288,7 +288,7 @@ void control_message_back(struct control *c, struct flow_msg *msg)
     for (struct connection *n = c->connections; n != NULL; n = n->next) {
         if ((n->inspect != NULL && &n->inspect->msg == msg) ||
             (n->probe != NULL && &n->probe->msg == msg) ||
-            (n->compact != NULL && &n->compact->msg == msg) ||
+            (n->compact != NULL && &n->compact->msg == msg) || &n->try.msg == msg ||
             (n->edit != NULL && &n->edit->flow.msg == msg)) {
             command_back(n, msg);
             return;

@@ -40,6 +40,7 @@ enum control_wait {
     CONTROL_WAIT_COMPACT,
     CONTROL_WAIT_EDIT,
     CONTROL_WAIT_PROBE,
+    CONTROL_WAIT_TRY,
 };
 
 struct connection {
@@ -61,6 +62,7 @@ struct connection {
     uint64_t asked_ms;
     struct flow_inspect *inspect; /* owned; lent to the queue thread */
     struct flow_probe *probe;     /* owned; lent to a worker */
+    struct flow_try try;          /* lent to the queue thread */
     struct flow_compact *compact; /* owned; lent to the queue thread */
     struct control_edit *edit;    /* owned; its flow is lent to the queue thread */
 };

@@ -8,6 +8,7 @@
  *   queue thread   flow_job                    a worker      the same struct, with results
  *   control        flow_edit, flow_inspect,    queue thread  the same struct, with result
  *                  flow_compact
+ *   main, control  flow_try                    queue thread  the same struct
  *   control        flow_probe                  a worker      the same struct, with transcript
  *   delivery       flow_lookup                 resolver      the same struct, with addresses
  *   delivery       flow_auth                   auth thread   the same struct, with the next
@@ -37,6 +38,7 @@ enum flow_kind {
     FLOW_EDIT,
     FLOW_INSPECT,
     FLOW_COMPACT,
+    FLOW_TRY,
     FLOW_PROBE,
     FLOW_LOOKUP,
     FLOW_AUTH,
@@ -230,6 +232,15 @@ struct flow_compact {
     uint64_t bytes_before, bytes_after;
     enum err result;
 };
+
+/* Something has changed for these upstreams, so those that are marked are tried at once and not at
+ * their next probe. */
+struct flow_try {
+    struct flow_msg msg;
+    uint32_t upstreams; /* a bit for each index in struct config; back: those that are marked */
+};
+
+_Static_assert(UPSTREAMS_MAX <= 32, "a bit for each upstream");
 
 #define FLOW_RATE_KINDS 2 /* messages, recipients */
 #define FLOW_RATE_SPANS 3 /* minute, hour, day */

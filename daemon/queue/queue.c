@@ -209,6 +209,18 @@ static void inspect(struct queue *q, struct flow_status *status)
     }
 }
 
+static void try_now(struct queue *q, struct flow_try *try)
+{
+    uint32_t marked = 0;
+    for (uint32_t at = 0; at < q->upstream_count; at++) {
+        if ((try->upstreams & 1u << at) != 0 && sched_is_marked(&q->upstreams[at].sched)) {
+            sched_probe_now(&q->upstreams[at].sched, q->now_ms);
+            marked |= 1u << at;
+        }
+    }
+    try->upstreams = marked;
+}
+
 static void take(struct queue *q, struct flow_msg *msg)
 {
     switch ((enum flow_kind)msg->kind) {
@@ -239,6 +251,10 @@ static void take(struct queue *q, struct flow_msg *msg)
     case FLOW_COMPACT:
         queue_batch_commit(q);
         compact(q, FLOW_FROM(msg, struct flow_compact));
+        return;
+    case FLOW_TRY:
+        try_now(q, FLOW_FROM(msg, struct flow_try));
+        mailbox_send(msg->reply_to, msg);
         return;
     case FLOW_STOP:
         q->stopping = true;

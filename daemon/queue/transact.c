@@ -22,6 +22,7 @@ static enum err apply(struct queue *q, struct flow_msg *msg)
     case FLOW_LINK_DOWN:
     case FLOW_INSPECT:
     case FLOW_COMPACT:
+    case FLOW_TRY:
     case FLOW_PROBE:
     case FLOW_LOOKUP:
     case FLOW_AUTH:
@@ -162,6 +163,7 @@ static void answer(struct queue *q, struct flow_msg *msg, enum err err)
     case FLOW_LINK_DOWN:
     case FLOW_INSPECT:
     case FLOW_COMPACT:
+    case FLOW_TRY:
     case FLOW_PROBE:
     case FLOW_LOOKUP:
     case FLOW_AUTH:

@@ -245,6 +245,27 @@ def test_names_the_certificate_or_the_port(certificates, tasuki, scripted_upstre
     assert step in result["step"], result
 
 
+def test_that_works_ends_the_wait(postfix, certificates, tasuki, tmp_path):
+    """Mended and tested: what waits does not wait for the next probe."""
+    secret = tmp_path / "password"
+    secret.write_text("not it\n")
+    secret.chmod(0o600)
+    daemon = tasuki(section(host="[localhost]:%d" % postfix.ports["starttls"],
+                            tls_ca=certificates.ca, user=USER, password_file=secret,
+                            probe_min="1h", probe_max="1h"))
+    daemon.send(to="n0@example.test")
+    wait_until(lambda: daemon.upstream().get("reason") == "auth-refused", what=daemon.log)
+    failed = daemon.ctl("test", "--json").json()
+    assert (failed["reason"], failed["was_marked"]) == ("auth-refused", False)
+    assert daemon.status()["queue"]["queued"] == 1
+    secret.write_text(PASSWORD + "\n")
+    done = daemon.ctl("test")
+    assert done.code == 0 and "what waits for it is tried now" in done.out, done.out
+    wait_until(daemon.queue_empty, what=daemon.log)
+    assert postfix.sink.count() == 1
+    assert "out of order" not in daemon.ctl("test").out
+
+
 def test_of_a_name_that_does_not_exist(tasuki):
     daemon = tasuki(section(host="[no-such-host.invalid]:25", tls="off"), dns="127.0.0.1:9")
     result = daemon.ctl("test", "--json", timeout=60).json()

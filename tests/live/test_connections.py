@@ -98,8 +98,9 @@ def test_a_ticket_hides_no_new_certificate(certificates, tasuki, scripted_upstre
 
 
 def test_authorities_are_read_again(postfix, certificates, tasuki, tmp_path):
-    """A new list of authorities holds without a restart, once it has rested for two looks; one that
-    cannot be used is told, and what was read before goes on."""
+    """A new list of authorities holds without a restart, once it has rested for two looks, and at
+    once where an upstream was marked; one that cannot be used is told, and what was read before
+    goes on."""
     trusted = tmp_path / "authorities.pem"
 
     def put(text):
@@ -110,7 +111,7 @@ def test_authorities_are_read_again(postfix, certificates, tasuki, tmp_path):
     put(certificates.stranger_ca.read_text())
     daemon = tasuki(section(host="[localhost]:%d" % postfix.ports["starttls"], user=USER,
                             password_file="SECRET", tls_ca=trusted, keep_open="200ms",
-                            probe_min="200ms", probe_max="1s"))
+                            probe_min="1h", probe_max="1h"))
     daemon.send(to="n0@example.test")
     wait_until(lambda: daemon.upstream().get("reason") == "tls-untrusted", what=daemon.log)
     put(certificates.stranger_ca.read_text() + certificates.ca.read_text())

@@ -2,8 +2,7 @@
 
     /usr/bin/python3 -m pytest tests/live/test_ctl.py        (after make)
 
-The scripted daemon answers as schema/README.md says, or misbehaves on purpose. TASUKICTL names
-another program to test.
+The scripted daemon answers as schema/README.md says, or misbehaves on purpose.
 """
 
 import errno
@@ -27,8 +26,10 @@ from pathlib import Path
 
 import pytest
 
+from peers import BUILD
+
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("TASUKICTL", str(ROOT / "build/tasukictl"))
+PROGRAM = str(BUILD / "tasukictl")
 PATIENCE_S = 30
 ESC = "\x1b"
 BIDI = "\u202e"
@@ -316,7 +317,7 @@ def test_answer(ok=False):
               "peer": "192.0.2.1:587", "tls": "TLSv1.3", "mechanism": "PLAIN", "step": "login",
               "reason": "auth-refused", "sentence": "the upstream refuses the login",
               "hint": "Check user and password-file of this upstream, then: tasukictl test",
-              "code": 535, "text": "5.7.8 bad " + ESC + "[2J", "took_ms": 1234,
+              "code": 535, "text": "5.7.8 bad " + ESC + "[2J", "took_ms": 1234, "was_marked": False,
               "transcript": ["S: 220 relay " + ESC + "[31m", "C: EHLO scanner", "S: 250 STARTTLS"]}
     if ok:
         answer.update(step="", reason="delivered", sentence="", hint="", code=235, text="2.7.0")
@@ -817,8 +818,10 @@ def test_test_that_works(daemon):
     done = ask(daemon, "test")
     assert done.code == 0
     assert "Upstream main works" in done.out
-    assert "What to do" not in done.out
+    assert "What to do" not in done.out and "out of order" not in done.out
     assert daemon.asked("test") == [{}]
+    daemon.answers["test"] = dict(test_answer(ok=True), was_marked=True)
+    assert "Queue         it was out of order; what waits for it is tried now" in ask(daemon, "test").out
 
 
 def test_test_json(daemon):

@@ -279,6 +279,53 @@ static void test_stand_ins_have_an_order(void **state)
     assert_gone(f, id);
 }
 
+/* Which of them are marked, having been told that something has changed for them. */
+static uint32_t try_now(struct fixture *f, uint32_t wanted)
+{
+    static struct flow_try try;
+    try.msg.kind = FLOW_TRY;
+    try.msg.reply_to = &f->main.mailbox;
+    try.upstreams = wanted;
+    mailbox_send(queue_mailbox(f->queue), &try.msg);
+    (void)box_wait(&f->main, FLOW_TRY);
+    return try.upstreams;
+}
+
+static void test_what_has_changed_is_tried_at_once(void **state)
+{
+    struct fixture *f = *state;
+    upstreams(f, (const char *const[]){"always", "when-down", "when-down", NULL});
+    for (size_t at = 0; at < 3; at++) {
+        f->config->upstreams[at].probe_min_ms = f->config->upstreams[at].probe_max_ms = NEVER_MS;
+    }
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    assert_int_equal(try_now(f, 1u << MAIN), 0); /* it is not marked, and on its way */
+    for (size_t at = 0; at < 3; at++) {
+        struct flow_link *link = link_wait(f);
+        assert_int_equal(link->upstream, at);
+        link_down(f, link, OUTCOME_TLS_UNTRUSTED);
+    }
+    (void)settled(f);
+    assert_true(workers_quiet(f)); /* all are marked, and nothing is due */
+    assert_int_equal(try_now(f, 1u << BACKUP), 1u << BACKUP);
+    struct flow_link *probe = link_wait(f);
+    assert_int_equal(probe->upstream, BACKUP);
+    assert_true(probe->probe);
+    assert_int_equal(try_now(f, 1u << BACKUP), 1u << BACKUP);
+    (void)settled(f);
+    assert_true(workers_quiet(f)); /* the others wait for their time, and it is under way */
+    link_up(f, probe, 4);
+    struct flow_job *job = job_wait(f);
+    assert_same_id(job->id, id);
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    (void)settled(f);
+    assert_gone(f, id);
+    assert_int_equal(try_now(f, UINT32_MAX), 1u << MAIN | 1u << THIRD);
+    struct flow_link *probes[2] = {link_wait(f), link_wait(f)};
+    assert_int_equal(probes[0]->upstream + probes[1]->upstream, MAIN + THIRD);
+}
+
 /* The preferred one is asked again with one message while the stand-in carries the rest; when it
  * has answered, all that waits is its own again. */
 static void test_return_by_one_message(void **state)
@@ -574,6 +621,7 @@ int main(void)
         CASE(test_a_stand_in_takes_over),
         CASE(test_a_stand_in_takes_nothing_else),
         CASE(test_stand_ins_have_an_order),
+        CASE(test_what_has_changed_is_tried_at_once),
         CASE(test_return_by_one_message),
         CASE(test_a_deferral_stays_with_the_preferred_one),
         CASE(test_untried_goes_back_to_where_it_was),
