@@ -1,8 +1,6 @@
 """tasuki-web against a scripted daemon, against the real one, and against hostile clients.
 
     /usr/bin/python3 -m pytest tests/live/test_web.py        (after make)
-
-TASUKI_WEB and TASUKID name other programs to test.
 """
 
 import json

@@ -14,9 +14,11 @@ import threading
 import time
 from pathlib import Path
 
+from peers import BUILD
+
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("TASUKI_WEB", str(ROOT / "build/release/tasuki-web"))
-TASUKID = os.environ.get("TASUKID", str(ROOT / "build/release/tasukid"))
+PROGRAM = str(BUILD / "tasuki-web")
+TASUKID = str(BUILD / "tasukid")
 PATIENCE_S = 30
 NOW_MS = int(time.time() * 1000)
 MINUTE_MS = 60_000
