@@ -143,12 +143,30 @@ static void put_recipients(struct ctl_table *t, const json_t *row)
     free(memory);
 }
 
+/* Before its first try a message has no reason of its own; its upstream may have one. */
+static void put_reason(struct ctl_table *t, const json_t *row)
+{
+    char text[UPSTREAM_NAME_BYTES_MAX + 16];
+    struct buf b;
+    struct slice reason = ctl_json_text(row, "reason");
+    bool untried = slice_equal(reason, SLICE("none"));
+    if (untried && ctl_json_bool(row, "upstream_stuck") &&
+        slice_equal(ctl_json_text(row, "state"), SLICE("queued"))) {
+        buf_init(&b, text, sizeof text);
+        buf_put_str(&b, "waits for ");
+        buf_put(&b, slice_head(ctl_json_text(row, "upstream"), buf_room(&b)));
+        reason = buf_slice(&b);
+    } else if (untried) {
+        reason = SLICE("-");
+    }
+    put_cell_text(t, reason);
+}
+
 static void put_row(struct ctl_table *t, const json_t *row, uint64_t now_ms, bool history)
 {
     char text[CTL_SHORT_TEXT_BYTES];
     struct buf b;
     struct slice from = ctl_json_text(row, "from");
-    struct slice reason = ctl_json_text(row, "reason");
     uint64_t since_ms = ctl_json_u64(row, history ? "left_ms" : "arrived_ms");
     ctl_table_line(t);
     put_cell_text(t, ctl_json_text(row, "id"));
@@ -166,7 +184,7 @@ static void put_row(struct ctl_table *t, const json_t *row, uint64_t now_ms, boo
     }
     ctl_table_cell(t, from.len > 0 ? from : SLICE("<>"), CTL_PLAIN);
     put_recipients(t, row);
-    put_cell_text(t, slice_equal(reason, SLICE("none")) ? SLICE("-") : reason);
+    put_reason(t, row);
     put_cell_text(t, ctl_json_text(row, "subject"));
 }
 

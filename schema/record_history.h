@@ -115,6 +115,7 @@ struct record_message {
     struct record_state state;
     bool leased;                          /* it is with a connection right now */
     enum playbook_provider provider;      /* of state.upstream: whose words its replies are */
+    bool upstream_stuck;                  /* it is marked, and no other carries its mail */
     const struct record_history *history; /* borrowed; NULL: it is in the queue */
     const struct record_trail *trail;     /* borrowed; NULL: it has none, or it was not read */
 };

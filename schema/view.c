@@ -131,6 +131,7 @@ static void put_row_members(struct json *j, const struct record_message *m, int6
     json_put_text(j, "device", envelope->device);
     json_put_text(j, "subject", envelope->subject);
     json_put_text(j, "upstream", state->upstream);
+    json_put_bool(j, "upstream_stuck", m->history == NULL && m->upstream_stuck);
     json_put_u64(j, "attempts", state->attempts);
     json_put_u64(j, "due_ms", has_due ? to_wall(state->due_q, wall_minus_q) : 0);
     json_put_u64(j, "last_ms", to_wall(state->last_q, wall_minus_q));

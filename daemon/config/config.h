@@ -192,6 +192,8 @@ MUST_CHECK bool config_use_same_terms(const struct config_use *a, const struct c
 /* As one would write it: "when-down for sender:*@shop.example". */
 void config_use_put(struct buf *to, const struct config_use *use);
 
+/* Its index; UPSTREAMS_MAX when nobody has that name. */
+uint32_t config_upstream_find(const struct config *config, struct slice name);
 /* The provider of the upstream with that name; NONE when it has none, or nobody has that name. */
 enum playbook_provider config_provider_of(const struct config *config, struct slice upstream);
 

@@ -101,14 +101,20 @@ bool config_preset_host(const struct config_value *value, struct config_host *ou
     return true;
 }
 
-enum playbook_provider config_provider_of(const struct config *config, struct slice upstream)
+uint32_t config_upstream_find(const struct config *config, struct slice name)
 {
     for (uint32_t index = 0; index < config->upstream_count; index++) {
-        if (slice_equal(slice_from_str(config->upstreams[index].name), upstream)) {
-            return config->upstreams[index].host.provider;
+        if (slice_equal(slice_from_str(config->upstreams[index].name), name)) {
+            return index;
         }
     }
-    return PLAYBOOK_NONE;
+    return UPSTREAMS_MAX;
+}
+
+enum playbook_provider config_provider_of(const struct config *config, struct slice upstream)
+{
+    uint32_t index = config_upstream_find(config, upstream);
+    return index == UPSTREAMS_MAX ? PLAYBOOK_NONE : config->upstreams[index].host.provider;
 }
 
 void config_preset_check(const struct config *config, const struct config_upstream *upstream,

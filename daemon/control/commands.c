@@ -77,23 +77,13 @@ static bool plain_address(const char *text)
     return true;
 }
 
-static bool find_upstream(const struct config *config, const char *name, uint16_t *out)
-{
-    for (uint32_t index = 0; index < config->upstream_count; index++) {
-        if (name[0] == '\0' || strcmp(config->upstreams[index].name, name) == 0) {
-            *out = (uint16_t)index;
-            return true;
-        }
-    }
-    return false;
-}
-
 static void run_test(struct connection *n, json_t *args)
 {
     const struct config *config = n->c->with.config;
     const char *to = text_arg(args, "to"), *from = text_arg(args, "from");
-    uint16_t upstream = 0;
-    if (!find_upstream(config, text_arg(args, "upstream"), &upstream)) {
+    struct slice name = slice_from_str(text_arg(args, "upstream"));
+    uint32_t upstream = name.len == 0 ? 0 : config_upstream_find(config, name);
+    if (upstream == UPSTREAMS_MAX) {
         answer_error(n, WIRE_ERROR_NOT_FOUND, "no upstream has that name", "tasukictl status");
         return;
     }
@@ -108,7 +98,7 @@ static void run_test(struct connection *n, json_t *args)
         return;
     }
     const char *user = config->upstreams[upstream].user;
-    n->probe->upstream = upstream;
+    n->probe->upstream = (uint16_t)upstream;
     n->try.upstreams = 0;
     snprintf(n->probe->to, sizeof n->probe->to, "%s", to);
     if (from[0] != '\0') {

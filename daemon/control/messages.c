@@ -24,9 +24,19 @@ struct listing {
     bool cut;           /* the limit, the buffer or the bound of what is looked at is reached */
 };
 
-static void set_provider(const struct connection *n, struct record_message *m)
+/* What its record does not say. How the upstream is, is told only where that was asked for. */
+static void add_upstream(const struct connection *n, struct record_message *m)
 {
-    m->provider = config_provider_of(n->c->with.config, m->state.upstream);
+    const struct config *config = n->c->with.config;
+    uint32_t index = config_upstream_find(config, m->state.upstream);
+    if (index == UPSTREAMS_MAX) {
+        return;
+    }
+    m->provider = config->upstreams[index].host.provider;
+    if (n->inspect != NULL) {
+        const struct flow_upstream_status *u = &n->inspect->status.upstreams[index];
+        m->upstream_stuck = u->state == FLOW_UPSTREAM_MARKED && u->stand_in == 0;
+    }
 }
 
 /* True when the next row may be looked at. */
@@ -45,7 +55,7 @@ static bool has_place(struct listing *l, const struct msg_id *id)
 static void list_one(struct listing *l, struct record_message *m)
 {
     if (filter_matches(&l->filter, m, l->now_ms)) {
-        set_provider(l->n, m);
+        add_upstream(l->n, m);
         view_put_row(&l->n->json, m, l->wall_minus_q);
         l->found++;
     }
@@ -227,7 +237,7 @@ struct found *found_read(struct connection *n, const struct msg_id *id, enum err
         f = NULL;
     }
     if (f != NULL) {
-        set_provider(n, &f->message);
+        add_upstream(n, &f->message);
     }
     *out_err = err;
     return f;

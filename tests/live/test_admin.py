@@ -258,6 +258,7 @@ def test_that_works_ends_the_wait(postfix, certificates, tasuki, tmp_path):
     failed = daemon.ctl("test", "--json").json()
     assert (failed["reason"], failed["was_marked"]) == ("auth-refused", False)
     assert daemon.status()["queue"]["queued"] == 1
+    assert "waits for main" in daemon.ctl("queue").out
     secret.write_text(PASSWORD + "\n")
     done = daemon.ctl("test")
     assert done.code == 0 and "what waits for it is tried now" in done.out, done.out

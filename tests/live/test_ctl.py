@@ -269,6 +269,7 @@ def row(number=0, **more):
         "to": ["anna@example.jp", "bert@example.jp"], "recipient_count": 2, "bytes": 123_456,
         "arrived_ms": NOW_MS - 3 * 3_600_000, "client": "192.168.1.50", "device": "canon",
         "subject": "scan " + ESC + "]0;owned\x07 " + BIDI + "fdp.exe \x00end", "upstream": "main",
+        "upstream_stuck": False,
         "attempts": 2, "due_ms": NOW_MS + 4 * MINUTE_MS + 30_000, "last_ms": NOW_MS - MINUTE_MS,
         "reason": "deferred", "sentence": "the upstream asks to try again later", "hint": "",
         "code": 451, "enhanced": "4.3.0", "text": "try " + ESC + "[31mlater"}
@@ -430,6 +431,20 @@ def test_a_bare_status_is_printed_without_trouble(daemon):
 
 
 # ---- queue ----
+
+
+def test_queue_says_what_the_untried_wait_for(daemon):
+    rows = [row(0, reason="none", state="queued", upstream_stuck=True),
+            row(1, reason="none", state="held", upstream_stuck=True),
+            row(2, reason="none", state="queued", upstream_stuck=False),
+            row(3, reason="deferred", state="deferred", upstream_stuck=True),
+            row(4, reason="none", state="queued", upstream_stuck=True, upstream=ESC + "x" * 64)]
+    daemon.answers["queue"] = {"schema": 1, "messages": rows, "cursor": None, "scanned": 5}
+    lines = ask(daemon, "queue").lines()[1:]
+    for line, words in zip(lines, ("waits for main", " - ", " - ", " deferred ",
+                                   r"waits for \x1bxxx"), strict=True):
+        assert words in line
+    assert sum("waits for" in line for line in lines) == 2
 
 
 def test_queue_piped_is_not_cut_and_escapes(daemon):
@@ -1286,7 +1301,7 @@ def test_config_explain_knows_every_row():
 @pytest.fixture(scope="module")
 def seed(tmp_path_factory):
     program = str(tmp_path_factory.mktemp("seed") / "store_seed")
-    archive = os.environ.get("TASUKI_ARCHIVE", str(ROOT / "build/release/libtasuki.a"))
+    archive = str(BUILD / "libtasuki.a")
     if not os.path.exists(archive):
         pytest.skip("no archive to link with")
     subprocess.run(["gcc", "-std=c17", "-D_GNU_SOURCE", "-pthread", "-I", str(ROOT),

@@ -24,6 +24,7 @@ struct sample {
     struct record_trail trail;
     bool left;
     enum playbook_provider provider;
+    bool upstream_stuck;
 };
 
 static void sample_init(struct sample *s)
@@ -80,6 +81,7 @@ static struct record_message whole(const struct sample *s, bool sending)
                                    .state = s->state,
                                    .leased = sending,
                                    .provider = s->provider,
+                                   .upstream_stuck = s->upstream_stuck,
                                    .history = s->left ? &s->history : NULL,
                                    .trail = s->trail.move_count > 0 ? &s->trail : NULL};
 }
@@ -160,6 +162,22 @@ static const struct record_recipient refused = {.state = RECIPIENT_FAILED,
 static const struct record_recipient too_large = {
     .state = RECIPIENT_FAILED, .outcome = OUTCOME_TOO_LARGE, .code = 552};
 
+/* What has left waits for nobody. */
+static void row_says_that_the_upstream_is_stuck(void **ctx)
+{
+    (void)ctx;
+    for (unsigned at = 0; at < 2; at++) {
+        struct sample s;
+        sample_init(&s);
+        add(&s, "c@d", deferred);
+        s.upstream_stuck = true;
+        s.left = at == 1;
+        json_t *row = view(&s, view_put_row, false);
+        assert_int_equal(json_is_true(json_object_get(row, "upstream_stuck")), at == 0);
+        json_decref(row);
+    }
+}
+
 static void row_has_all_members(void **ctx)
 {
     (void)ctx;
@@ -185,6 +203,7 @@ static void row_has_all_members(void **ctx)
     assert_text(row, "device", "canon");
     assert_text(row, "subject", "\xe3\x82\xb9 \xef\xbf\xbd end");
     assert_text(row, "upstream", "main");
+    assert_true(json_is_false(json_object_get(row, "upstream_stuck")));
     assert_number(row, "attempts", 2);
     assert_number(row, "due_ms", 1795508900000);
     assert_number(row, "last_ms", 1795508800000);
@@ -194,7 +213,7 @@ static void row_has_all_members(void **ctx)
     assert_number(row, "code", 451);
     assert_text(row, "enhanced", "4.3.0");
     assert_text(row, "text", "try\r\nlater");
-    assert_int_equal(json_object_size(row), 21);
+    assert_int_equal(json_object_size(row), 22);
     json_decref(row);
 }
 
@@ -283,7 +302,7 @@ static void show_has_each_recipient(void **ctx)
     add(&s, "e@f", refused);
     add(&s, "g@h", untried);
     json_t *message = view(&s, view_put_message, false);
-    assert_int_equal(json_object_size(message), 28);
+    assert_int_equal(json_object_size(message), 29);
     assert_text(message, "reason", "no-such-recipient");
     assert_text(message, "helo", "<b>\"\\\x1b");
     assert_number(message, "chunks", 17);
@@ -586,7 +605,7 @@ static void history_row_says_how_it_ended(void **ctx)
         s.history = (struct record_history){.left_ms = 1795508900001, .end = rows[index].end};
         s.state.state = MESSAGE_TRASHED; /* as its last record was */
         json_t *row = view(&s, view_put_row, false);
-        assert_int_equal(json_object_size(row), 23);
+        assert_int_equal(json_object_size(row), 24);
         assert_text(row, "in", "history");
         assert_text(row, "end", rows[index].word);
         assert_text(row, "state", rows[index].state);
@@ -879,6 +898,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(row_has_all_members),
+        cmocka_unit_test(row_says_that_the_upstream_is_stuck),
         cmocka_unit_test(state_word_follows_the_message),
         cmocka_unit_test(worst_recipient_speaks_for_the_message),
         cmocka_unit_test(never_tried_has_no_answer),
