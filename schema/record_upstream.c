@@ -10,6 +10,10 @@
 #define PIPELINE_MAX  3
 #define BUCKET_KINDS  2
 
+/* Added to a kind on disk. Below it a bucket says what was left of a limit that is not known any
+ * more: nothing can be made of that. */
+#define BUCKET_KIND_USED 2
+
 void record_upstream_put(struct buf *to, const struct record_upstream *upstream)
 {
     const struct record_upstream *u = upstream;
@@ -33,9 +37,9 @@ void record_upstream_put(struct buf *to, const struct record_upstream *upstream)
     for (uint32_t index = 0; index < u->bucket_count; index++) {
         const struct record_bucket *b = &u->buckets[index];
         CHECK(b->kind < BUCKET_KINDS);
-        uint8_t bucket[BUCKET_BYTES] = {b->kind};
+        uint8_t bucket[BUCKET_BYTES] = {(uint8_t)(BUCKET_KIND_USED + b->kind)};
         be64_put(bucket + 1, b->span_ms);
-        be64_put(bucket + 9, b->tokens_milli);
+        be64_put(bucket + 9, b->used);
         be64_put(bucket + 17, b->at_q);
         buf_put(to, slice_of(bucket, sizeof bucket));
     }
@@ -62,18 +66,19 @@ enum err record_upstream_get(struct slice bytes, struct record_upstream *out)
         rest.len != 1 + (size_t)rest.data[0] * BUCKET_BYTES) {
         return ERR_DAMAGED;
     }
-    u.bucket_count = rest.data[0];
-    for (uint32_t index = 0; index < u.bucket_count; index++) {
-        const uint8_t *bucket = rest.data + 1 + (size_t)index * BUCKET_BYTES;
-        if (bucket[0] >= BUCKET_KINDS) {
+    for (size_t index = 0; index < rest.data[0]; index++) {
+        const uint8_t *bucket = rest.data + 1 + index * BUCKET_BYTES;
+        if (bucket[0] >= BUCKET_KIND_USED + BUCKET_KINDS) {
             return ERR_DAMAGED;
         }
-        u.buckets[index] = (struct record_bucket){
-            .kind = bucket[0],
-            .span_ms = be64_get(bucket + 1),
-            .tokens_milli = be64_get(bucket + 9),
-            .at_q = be64_get(bucket + 17),
-        };
+        if (bucket[0] >= BUCKET_KIND_USED) {
+            u.buckets[u.bucket_count++] = (struct record_bucket){
+                .kind = (uint8_t)(bucket[0] - BUCKET_KIND_USED),
+                .span_ms = be64_get(bucket + 1),
+                .used = be64_get(bucket + 9),
+                .at_q = be64_get(bucket + 17),
+            };
+        }
     }
     *out = u;
     return ERR_OK;

@@ -1,6 +1,6 @@
 /*
  * What is remembered of an upstream across restarts: how long it has been out of order, which
- * pipelining works with it, what is left of its rates. One record an upstream name. Layout:
+ * pipelining works with it, what was used of its rates. One record an upstream name. Layout:
  * schema/RECORD.md.
  */
 #ifndef TASUKI_SCHEMA_RECORD_UPSTREAM_H
@@ -11,12 +11,12 @@
 #define RECORD_BUCKETS_MAX               8
 #define RECORD_PIPELINE_REASON_BYTES_MAX 128
 
-/* One rate: so many per span. What is counted by which is told by span and kind. */
+/* What was sent within one span. Not what a limit left: it may be another one after a restart. */
 struct record_bucket {
-    uint8_t kind;          /* 0 messages, 1 recipients */
-    uint64_t span_ms;      /* of the limit: a minute, an hour, a day */
-    uint64_t tokens_milli; /* thousandths that are left */
-    uint64_t at_q;         /* when that was so; the queue's clock */
+    uint8_t kind;     /* 0 messages, 1 recipients */
+    uint64_t span_ms; /* a minute, an hour, a day */
+    uint64_t used;    /* within the span that ended at at_q */
+    uint64_t at_q;    /* the queue's clock */
 };
 
 struct record_upstream {

@@ -222,11 +222,12 @@ void sched_save(const struct sched_upstream *s, uint64_t now_ms, struct record_u
     out->bucket_count = 0;
     for (enum sched_rate_kind kind = 0; kind < SCHED_RATE_KINDS; kind++) {
         for (enum sched_rate_span span = 0; span < SCHED_RATE_SPANS; span++) {
-            if (s->limits.rate[kind][span] != 0) {
+            uint32_t used = sched_rate_used(s, kind, span, now_ms);
+            if (used > 0) { /* also where no rate is set: after the restart one may be */
                 out->buckets[out->bucket_count++] = (struct record_bucket){
                     .kind = (uint8_t)kind,
                     .span_ms = spans_ms[span],
-                    .tokens_milli = room_of(s, kind, span, now_ms) * 1000,
+                    .used = used,
                     .at_q = now_ms,
                 };
             }
@@ -253,10 +254,8 @@ void sched_restore(struct sched_upstream *s, const struct record_upstream *saved
     for (uint32_t index = 0; index < saved->bucket_count; index++) {
         const struct record_bucket *b = &saved->buckets[index];
         for (enum sched_rate_span span = 0; span < SCHED_RATE_SPANS; span++) {
-            uint64_t most = s->limits.rate[b->kind][span];
-            if (b->span_ms == spans_ms[span] && most != 0) {
-                uint64_t left = u64_min(b->tokens_milli / 1000, most);
-                use_evenly(&s->rates[b->kind][span], span, u32_from(most - left),
+            if (b->span_ms == spans_ms[span]) {
+                use_evenly(&s->rates[b->kind][span], span, (uint32_t)u64_min(b->used, UINT32_MAX),
                            u64_min(b->at_q, now_ms));
             }
         }

@@ -394,9 +394,8 @@ uint64_t sched_forecast_ms(const struct sched_upstream *s, uint64_t backlog, uin
 void sched_save(const struct sched_upstream *s, uint64_t now_ms, struct record_upstream *out);
 
 /*
- * After sched_init. Numbers that cannot be (more left than the rate, a time to come) are cut to
- * what can; buckets of rates that are no longer set are left out. Of what was used within a span
- * only the sum is kept: it is taken to have been used evenly.
+ * After sched_init. A time to come is taken for now. The limits may be others than before. Of what
+ * was used within a span only the sum is kept: it is taken to have been used evenly.
  */
 void sched_restore(struct sched_upstream *s, const struct record_upstream *saved, uint64_t now_ms);
 

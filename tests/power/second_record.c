@@ -283,9 +283,9 @@ const char *second_upstream(struct slice record, const struct model_upstream *up
     text_is(&r, u->pipeline_reason, 128, "why");
     number_is(&r, 1, u->bucket_count, "buckets");
     for (uint32_t index = 0; index < u->bucket_count; index++) {
-        number_is(&r, 1, u->buckets[index].kind, "kind of a bucket");
+        number_is(&r, 1, u->buckets[index].kind + 2u, "kind of a bucket");
         number_is(&r, 8, u->buckets[index].span_ms, "span");
-        number_is(&r, 8, u->buckets[index].tokens_milli, "tokens");
+        number_is(&r, 8, u->buckets[index].used, "used");
         number_is(&r, 8, u->buckets[index].at_q, "when");
     }
     return record_end(&r);

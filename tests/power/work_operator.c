@@ -125,7 +125,7 @@ bool work_learn(struct work *w)
     for (uint32_t index = 0; index < u->upstream.bucket_count; index++) {
         u->upstream.buckets[index] = (struct record_bucket){.kind = (uint8_t)(index % 2),
                                                             .span_ms = 60000u << index,
-                                                            .tokens_milli = work_pick(w, 90000),
+                                                            .used = work_pick(w, 90000),
                                                             .at_q = w->now_ms};
     }
     u->record = work_upstream_encode(&u->upstream);

@@ -603,8 +603,8 @@ static void resealed_nonsense_is_damage(void **ctx)
         {UPSTREAM, 44, {1}, 1},      /* fewer buckets than there are */
         {UPSTREAM, 44, {3}, 1},
         {UPSTREAM, 44, {9}, 1},
-        {UPSTREAM, 45, {2}, 1}, /* kind of the first */
-        {UPSTREAM, 70, {2}, 1}, /* kind of the second */
+        {UPSTREAM, 45, {4}, 1}, /* kind of the first */
+        {UPSTREAM, 70, {4}, 1}, /* kind of the second */
     };
     for (size_t index = 0; index < sizeof rows / sizeof rows[0]; index++) {
         struct buf to;

@@ -299,10 +299,30 @@ static void upstream_round_trip(void **ctx)
         for (uint32_t index = 0; index < count; index++) {
             assert_int_equal(got.buckets[index].kind, upstream.buckets[index].kind);
             assert_int_equal(got.buckets[index].span_ms, upstream.buckets[index].span_ms);
-            assert_int_equal(got.buckets[index].tokens_milli, upstream.buckets[index].tokens_milli);
+            assert_int_equal(got.buckets[index].used, upstream.buckets[index].used);
             assert_int_equal(got.buckets[index].at_q, upstream.buckets[index].at_q);
         }
     }
+}
+
+/* What was left of a limit that is not known any more: passed over, and the rest counts. */
+static void upstream_of_before_tells_no_rates(void **ctx)
+{
+    (void)ctx;
+    struct record_upstream got, upstream = {.outage_ms = 5, .bucket_count = 2};
+    upstream.buckets[0] = (struct record_bucket){1, 60000, 7, 8};
+    upstream.buckets[1] = (struct record_bucket){0, 86400000, 9, 10};
+    struct buf to;
+    buf_init(&to, memory[0], MEMORY_BYTES);
+    record_upstream_put(&to, &upstream);
+    uint8_t *kind = to.data + to.len - 4 - 2 * 25;
+    assert_int_equal(*kind, 3);
+    *kind = 1;
+    be32_put(to.data + to.len - 4, crc32c(0, slice_of(to.data, to.len - 4)));
+    assert_int_equal(record_upstream_get(buf_slice(&to), &got), ERR_OK);
+    assert_int_equal(got.outage_ms, 5);
+    assert_int_equal(got.bucket_count, 1);
+    assert_int_equal(got.buckets[0].used, 9);
 }
 
 /* ---- version 1 ---- */
@@ -530,6 +550,7 @@ int main(void)
         cmocka_unit_test(trail_with_a_wrong_count_aborts),
         cmocka_unit_test(history_round_trip),
         cmocka_unit_test(upstream_round_trip),
+        cmocka_unit_test(upstream_of_before_tells_no_rates),
         cmocka_unit_test(version_1_is_read),
         cmocka_unit_test(version_1_damage_is_found),
         cmocka_unit_test(version_1_nonsense_is_found),

@@ -171,8 +171,8 @@ static void test_a_restart_forgets_nothing(void **state)
         } /* ten are under way when it ends */
     }
     sched_save(s, now_ms, &saved);
-    assert_int_equal(saved.bucket_count, 1);
-    assert_int_equal(saved.buckets[0].tokens_milli, 40000);
+    assert_int_equal(saved.bucket_count, SCHED_RATE_KINDS * SCHED_RATE_SPANS);
+    assert_int_equal(saved.buckets[SCHED_RATE_DAY].used, 200);
     free(s);
     s = upstream_new(SCHED_RATE_MESSAGES, SCHED_RATE_DAY, 240);
     sched_restore(s, &saved, now_ms + 1000);
@@ -188,6 +188,30 @@ static void test_a_restart_forgets_nothing(void **state)
     free(s);
 }
 
+/* The limit may be another one after the restart, also where there was none: what was sent counts.
+ */
+static void test_a_rate_may_change_with_a_restart(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t before, after, room;
+    } rows[] = {
+        {100, 10000, 9900}, {1000, 200, 100}, {100, 50, 0}, {0, 150, 50}, {100, 0, UINT32_MAX}};
+    for (size_t at = 0; at < sizeof rows / sizeof rows[0]; at++) {
+        struct sched_upstream *s =
+            upstream_new(SCHED_RATE_MESSAGES, SCHED_RATE_DAY, rows[at].before);
+        struct record_upstream saved = {0};
+        offer(s, 100);
+        assert_int_equal(send_all(s, DAY_MS, 1), 100);
+        sched_save(s, DAY_MS, &saved);
+        free(s);
+        s = upstream_new(SCHED_RATE_MESSAGES, SCHED_RATE_DAY, rows[at].after);
+        sched_restore(s, &saved, DAY_MS);
+        assert_int_equal(sched_rate_room(s, DAY_MS), rows[at].room);
+        free(s);
+    }
+}
+
 /* What cannot be is cut to what can. */
 static void test_a_restart_trusts_nothing(void **state)
 {
@@ -196,14 +220,14 @@ static void test_a_restart_trusts_nothing(void **state)
         struct record_bucket bucket;
         uint32_t room;
     } rows[] = {
-        {{0, MINUTE_MS, UINT64_MAX, 5000000}, 30}, /* more than there are */
-        {{0, MINUTE_MS, 0, 5000000}, 0},
-        {{0, MINUTE_MS, 0, UINT64_MAX}, 0}, /* a time to come: as if now */
-        {{0, MINUTE_MS, 0, 0}, 30},         /* long ago */
-        {{0, MINUTE_MS, 29999, 5000000}, 29},
-        {{0, HOUR_MS, 0, 5000000}, 30}, /* no such rate is set */
-        {{1, MINUTE_MS, 0, 5000000}, 30},
-        {{0, 12345, 0, 5000000}, 30},
+        {{0, MINUTE_MS, UINT64_MAX, 5000000}, 0}, /* more than the rate allows */
+        {{0, MINUTE_MS, 30, 5000000}, 0},
+        {{0, MINUTE_MS, 30, UINT64_MAX}, 0}, /* a time to come: as if now */
+        {{0, MINUTE_MS, 30, 0}, 30},         /* long ago */
+        {{0, MINUTE_MS, 1, 5000000}, 29},
+        {{0, HOUR_MS, 30, 5000000}, 30}, /* no such rate is set */
+        {{1, MINUTE_MS, 30, 5000000}, 30},
+        {{0, 12345, 30, 5000000}, 30},
     };
     for (size_t at = 0; at < sizeof rows / sizeof rows[0]; at++) {
         struct sched_upstream *s = upstream_new(SCHED_RATE_MESSAGES, SCHED_RATE_MINUTE, 30);
@@ -328,6 +352,7 @@ int main(void)
         cmocka_unit_test(test_recipients_have_a_rate_of_their_own),
         cmocka_unit_test(test_the_narrowest_of_several),
         cmocka_unit_test(test_a_restart_forgets_nothing),
+        cmocka_unit_test(test_a_rate_may_change_with_a_restart),
         cmocka_unit_test(test_a_restart_trusts_nothing),
         cmocka_unit_test(test_clocks_at_both_ends),
         cmocka_unit_test(test_what_is_used),
