@@ -108,7 +108,7 @@ static inline bool recipient_is_open(enum recipient_state state)
 
 #define RECORD_FATE_TOLD_FAILED  0x01u /* a report about its failure was committed */
 #define RECORD_FATE_TOLD_DELAY   0x02u /* a warning about its delay was */
-#define RECORD_FATE_TOLD_SUCCESS 0x04u /* a report about its success was */
+#define RECORD_FATE_TOLD_SUCCESS 0x04u /* a report about its success was, or the upstream's is */
 #define RECORD_FATE_FLAGS_KNOWN  0x07u
 
 #define RECORD_FATE_FLAGS_OFFSET 1 /* of `flags`, one byte, in an encoded fate */
@@ -150,7 +150,8 @@ enum lifecycle record_lifecycle(enum message_state message, enum recipient_state
                                 bool leased);
 
 #define RECORD_STATE_AWAITS_DIGEST 0x01u /* FAILED: stands under RECORD_ROUTE_DIGEST */
-#define RECORD_STATE_FLAGS_KNOWN   0x01u
+#define RECORD_STATE_WAS_HELD      0x02u /* TRASHED: undeleted, it is held again */
+#define RECORD_STATE_FLAGS_KNOWN   0x03u
 
 /* Times ending in _q are of the queue's clock: milliseconds that only grow, whatever the wall clock
  * does; schema/STORE.md, summary. */
@@ -163,7 +164,7 @@ struct record_state {
     uint32_t attempts;     /* made so far */
     uint64_t last_q;       /* when the last one ended; 0 before the first */
     uint64_t changed_q;    /* when this record was written */
-    uint64_t accepted_q;   /* when the message was taken */
+    uint64_t accepted_q;   /* since when give-up counts: RECORD.md */
     uint64_t outage_base;  /* the upstream's outage total (ms) when it was: give-up pauses by what
                               has been added since */
     uint32_t flow;         /* whose message it is, hashed: record_flow. For fairness */

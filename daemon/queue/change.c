@@ -174,6 +174,7 @@ void queue_change_put(struct queue *q, struct queue_change *c,
     c->open += recipient_is_open(after->state);
     c->delivered += after->state == RECIPIENT_DELIVERED;
     c->failed += after->state == RECIPIENT_FAILED;
+    c->failed_now += after->state == RECIPIENT_FAILED && before->state != RECIPIENT_FAILED;
     record_fate_put(&q->fates, after);
     CHECK(!q->fates.overflow);
     c->index++;
@@ -233,7 +234,7 @@ static enum err tell(struct queue *q, struct queue_change *c, bool *out_untold)
         err = queue_report(q, c, RECORD_FATE_TOLD_FAILED, &told);
         *out_untold = *out_untold || !told;
     }
-    if (err == ERR_OK && t.success && !c->dsn_passed) {
+    if (err == ERR_OK && t.success) {
         err = queue_report(q, c, RECORD_FATE_TOLD_SUCCESS, &told);
     }
     if (err == ERR_OK && t.delay) {

@@ -2,6 +2,7 @@
  * An operator's commands about messages, within the open transaction. A message that is being sent
  * is left alone and said to be busy.
  */
+#include "daemon/base/num.h"
 #include "daemon/queue/queue_internal.h"
 
 /* In which states a command makes sense, and what the message becomes. */
@@ -25,12 +26,12 @@ static const struct rule rules[FLOW_EDIT_ACTION_COUNT] = {
     [FLOW_EDIT_BOUNCE] = {{[MESSAGE_QUEUED] = true, [MESSAGE_HELD] = true}, MESSAGE_FAILED},
 };
 
-/* What the command makes of one recipient. */
-static void alter(enum flow_edit_action action, struct record_recipient *fate)
+/* What the command makes of one recipient. open: some recipient of the message is. */
+static void alter(enum flow_edit_action action, bool open, struct record_recipient *fate)
 {
-    bool again = action == FLOW_EDIT_RETRY || action == FLOW_EDIT_RELEASE;
+    bool again = action == FLOW_EDIT_RETRY || (action == FLOW_EDIT_RELEASE && !open);
     if (again && fate->state == RECIPIENT_FAILED) {
-        fate->state = RECIPIENT_QUEUED;
+        fate->state = RECIPIENT_QUEUED; /* a release of what was held when it had failed, too */
     }
     if (action == FLOW_EDIT_RETRY && recipient_is_open(fate->state)) {
         fate->state = RECIPIENT_QUEUED;
@@ -52,22 +53,35 @@ static bool any_open(const struct record_state *state)
     return open;
 }
 
+/* Give-up counts from when the message was taken, but neither while it lay on hold or in the trash,
+ * nor what led to a failure that the operator has it tried after again. */
+static void age_anew(const struct queue *q, struct queue_change *c)
+{
+    if (c->old.state == MESSAGE_QUEUED) {
+        return;
+    }
+    if (!any_open(&c->old)) {
+        c->next.accepted_q = q->now_ms;
+        c->next.outage_base = queue_outage_ms(q, c->upstream);
+    } else {
+        c->next.accepted_q += q->now_ms - u64_min(c->old.changed_q, q->now_ms);
+    }
+}
+
 /* State, route and due time that follow from the command. */
 static void redirect(struct queue *q, struct queue_change *c, enum flow_edit_action action)
 {
     struct record_state *next = &c->next;
     next->state = rules[action].result;
-    next->flags = 0;
-    if (action == FLOW_EDIT_UNDELETE && !any_open(&c->old)) {
-        next->state = MESSAGE_HELD; /* it has failed, and that was told: somebody has to decide */
+    next->flags =
+        next->state == MESSAGE_TRASHED && c->old.state == MESSAGE_HELD ? RECORD_STATE_WAS_HELD : 0;
+    bool was_held = (c->old.flags & RECORD_STATE_WAS_HELD) != 0;
+    if (action == FLOW_EDIT_UNDELETE && (was_held || !any_open(&c->old))) {
+        next->state = MESSAGE_HELD; /* where it has failed, that was told: somebody has to decide */
     }
     if (next->state == MESSAGE_QUEUED) {
-        struct queue_upstream *u = c->upstream;
-        if (next->route != u->route) {
-            next->outage_base = queue_outage_ms(q, u);
-        }
-        next->route = u->route;
-        next->upstream = slice_from_str(u->config->name);
+        queue_reroute(q, next, c->upstream);
+        age_anew(q, c);
         next->due_q = q->now_ms;
     } else if (next->state == MESSAGE_TRASHED) {
         next->due_q = q->now_ms + q->with.config->keep_deleted_ms;
@@ -84,9 +98,10 @@ static enum err change(struct queue *q, struct queue_change *c, const struct flo
     c->uid = edit->uid;
     c->words = slice_from_str(edit->reason);
     redirect(q, c, edit->action);
+    bool open = any_open(&c->old);
     while (queue_change_next(c, &fate, &rcpt)) {
         struct record_recipient after = fate;
-        alter(edit->action, &after);
+        alter(edit->action, open, &after);
         queue_change_put(q, c, &fate, &after);
     }
     return edit->action == FLOW_EDIT_DELETE && for_good

@@ -12,6 +12,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#define SAID_BYTES (1u << 20) /* of log lines that wait for their commit */
+
 static bool scratch_new(struct buf *b, size_t bytes)
 {
     void *memory = malloc(bytes);
@@ -32,6 +34,7 @@ static bool scratches_new(struct queue *q)
            scratch_new(&q->moves, RECORD_TRAIL_MOVES_MAX * RECORD_MOVE_BYTES_MAX) &&
            scratch_new(&q->header, MAIL_DSN_ORIGINAL_BYTES_MAX) &&
            scratch_new(&q->piece, BODY_CHUNK_BYTES_MAX) &&
+           scratch_new(&q->said_lines, SAID_BYTES) &&
            scratch_new(&q->history, RECORD_HISTORY_HEAD_BYTES + envelope_bytes + state_bytes +
                                         RECORD_TRAIL_BYTES_MAX);
 }
@@ -75,6 +78,7 @@ enum err queue_new(struct queue **out, const struct queue_config *config)
     }
     enum err err = ERR_NO_MEMORY;
     q->with = *config;
+    queue_said_init(q);
     q->entropy = queue_clock_us() ^ (uint64_t)getpid() << 32;
     queue_clock_start(q);
     q->bell_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -117,9 +121,9 @@ void queue_free(struct queue **queue)
         free(q->upstreams[index].links);
     }
     free(q->upstreams);
-    struct buf *const scratches[] = {&q->old_state, &q->new_state, &q->fates,
-                                     &q->envelope,  &q->trail,     &q->moves,
-                                     &q->header,    &q->history,   &q->piece};
+    struct buf *const scratches[] = {&q->old_state, &q->new_state, &q->fates,  &q->envelope,
+                                     &q->trail,     &q->moves,     &q->header, &q->history,
+                                     &q->piece,     &q->said_lines};
     for (size_t index = 0; index < sizeof scratches / sizeof scratches[0]; index++) {
         free(scratches[index]->data);
     }

@@ -143,7 +143,7 @@ struct queue_company {
 };
 
 /* What a transaction brings about beside the store: counted when it has committed, since it may be
- * done twice. */
+ * done twice. So are the lines of q->said written then. */
 struct queue_effects {
     uint64_t reports, unreported, gave_up, refusals;
     uint64_t upkeep_ms; /* something falls due then; 0: nothing does */
@@ -161,6 +161,7 @@ struct queue {
     int64_t wall_noted;   /* as it was when a step was last logged */
     uint64_t now_ms;      /* of the queue's clock, read once a round */
     uint64_t upkeep_ms;   /* when upkeep is due next */
+    bool strays;          /* some were not adopted yet */
     uint64_t entropy;     /* moves with every use, for jitter */
     bool stopping;
     bool store_failed;
@@ -192,6 +193,8 @@ struct queue {
     struct queue_due due[QUEUE_BATCH_MAX * QUEUE_DUE_EACH];
     uint32_t due_count;
     struct queue_effects effects; /* of the open transaction */
+    struct log said;              /* what is said of it: written when it has committed */
+    struct buf said_lines;        /* each: level (1), bytes (2), text */
     uint64_t reports_made;        /* since the start */
     uint64_t report_tokens_milli; /* report-rate: a bucket of thousandths, as of report_tokens_ms */
     uint64_t report_tokens_ms;
@@ -225,7 +228,7 @@ struct queue_change {
     uint32_t index;            /* of the recipient that fate_next gave last */
     struct slice fates, rcpts; /* what fate_next has not given yet */
     uint32_t open, failed, delivered;
-    bool dsn_passed;         /* the upstream reports successes by itself */
+    uint32_t failed_now;     /* by this change */
     bool warn;               /* it is time to tell of a delay */
     enum record_cause cause; /* of the moves */
     uint64_t connection;     /* of the attempt, with its duration, peer, TLS and dialogue */
@@ -271,15 +274,17 @@ MUST_CHECK enum err queue_apply_edit(struct queue *q, struct flow_edit *edit);
  * found. */
 MUST_CHECK enum err queue_add_message(struct queue *q, const struct msg_id *id,
                                       struct slice envelope, struct queue_upstream *upstream);
-/* A message made here, with its body in memory. */
+/* A message made here, with its body in memory. upstream as above. */
 MUST_CHECK enum err queue_add_own(struct queue *q, const struct msg_id *id, struct slice body,
                                   uint16_t flags, struct slice sender, struct slice recipient,
-                                  struct slice subject);
+                                  struct slice subject, struct queue_upstream *upstream);
 
 /* upkeep.c. At the start: messages of an upstream that is configured no more are routed anew, each
  * as a whole by the first recipient that it still has, and what is due later than any retry could
- * be is due now. */
+ * be is due now. What found no room is left to the upkeep: q->strays. */
 MUST_CHECK enum err queue_adopt_strays(struct queue *q);
+/* The message goes by u from now on. What it has waited for its old upstream counts as waited. */
+void queue_reroute(struct queue *q, struct record_state *state, struct queue_upstream *u);
 /* Each minute: the trash, the history, the digest, what is remembered of upstreams, readers. Its
  * own transactions. */
 MUST_CHECK enum err queue_upkeep(struct queue *q);
@@ -324,6 +329,10 @@ struct queue_upstream *queue_route_for(struct queue *q, struct slice sender,
 struct queue_upstream *queue_route_rest(struct queue *q);
 /* One of the two. */
 struct queue_upstream *queue_route(struct queue *q, struct slice sender, struct slice recipient);
+/* The way of a report to that sender: the null sender's, and where several do for it, one that
+ * takes it. */
+struct queue_upstream *queue_route_report(struct queue *q, struct slice to);
+bool queue_takes_reports(const struct queue *q, const struct queue_upstream *u);
 /* The upstream of a message, chosen anew when its own is configured no more. envelope NULL: it
  * cannot be read. */
 struct queue_upstream *queue_home(struct queue *q, const struct record_state *state,
@@ -390,6 +399,8 @@ MUST_CHECK enum err queue_transaction_begin(struct queue *q);
 MUST_CHECK enum err queue_transaction_end(struct queue *q, enum err err);
 /* The open transaction has committed. */
 void queue_committed(struct queue *q);
+/* At the start: q->said. */
+void queue_said_init(struct queue *q);
 
 /* Once the transaction has committed, the sched hears of item. */
 void queue_due_later(struct queue *q, struct queue_upstream *upstream,

@@ -44,7 +44,7 @@ static const char *why_not(struct queue *q, const struct queue_upstream *u)
     if (!q->with.config->reports) {
         return "reports = no";
     }
-    if (!u->config->null_sender || u->memory.null_refused_q > q->now_ms) {
+    if (!queue_takes_reports(q, u)) {
         return "the upstream does not take reports: it refuses the null sender";
     }
     return rate_allows(q) ? NULL : "more than report-rate within an hour";
@@ -53,7 +53,7 @@ static const char *why_not(struct queue *q, const struct queue_upstream *u)
 static void log_unreported(struct queue *q, const struct queue_change *c, const char *why)
 {
     struct log_line line;
-    event_begin(&line, q->with.log, EVENT_UNREPORTED);
+    event_begin(&line, &q->said, EVENT_UNREPORTED);
     event_put_id(&line, c->id);
     log_put_text(&line, "why", slice_from_str(why));
     log_end(&line);
@@ -175,7 +175,7 @@ static void log_reported(struct queue *q, const struct queue_change *c, const st
     struct log_line line;
     buf_init(&text, memory, sizeof memory);
     msg_id_put_text(&text, id);
-    event_begin(&line, q->with.log, EVENT_REPORTED);
+    event_begin(&line, &q->said, EVENT_REPORTED);
     event_put_id(&line, c->id);
     log_put_text(&line, "report", buf_slice(&text));
     log_put_word(&line, "kind", about->word);
@@ -208,7 +208,7 @@ static void note_told(struct queue *q, struct queue_change *c, const struct msg_
 }
 
 static enum err queue_one(struct queue *q, struct queue_change *c, const struct about *about,
-                          const struct mail_dsn *dsn)
+                          const struct mail_dsn *dsn, struct queue_upstream *by)
 {
     size_t bytes = mail_dsn_bytes_max(dsn);
     uint8_t *memory = malloc(bytes);
@@ -226,7 +226,7 @@ static enum err queue_one(struct queue *q, struct queue_change *c, const struct 
     buf_put(&subject, c->envelope.subject);
     uint16_t flags = RECORD_FLAG_REPORT | (dsn->smtputf8 ? RECORD_FLAG_SMTPUTF8 : 0);
     enum err err = queue_add_own(q, &dsn->id, buf_slice(&body), flags, slice_of(NULL, 0),
-                                 c->envelope.sender, buf_slice(&subject));
+                                 c->envelope.sender, buf_slice(&subject), by);
     free(memory);
     if (err == ERR_OK) {
         q->effects.reports++;
@@ -239,11 +239,11 @@ static enum err queue_one(struct queue *q, struct queue_change *c, const struct 
 enum err queue_report(struct queue *q, struct queue_change *c, uint8_t told, bool *out_told)
 {
     struct about about = about_of(told);
-    /* The report itself goes by the null sender's route. */
-    const char *problem = why_not(q, queue_route(q, slice_of(NULL, 0), c->envelope.sender));
+    struct queue_upstream *by = queue_route_report(q, c->envelope.sender);
+    const char *problem = why_not(q, by);
     *out_told = problem == NULL;
     if (problem != NULL) {
-        if (told == RECORD_FATE_TOLD_FAILED) {
+        if (told == RECORD_FATE_TOLD_FAILED && c->failed_now > 0) { /* else it was said before */
             q->effects.unreported++;
             log_unreported(q, c, problem);
         }
@@ -262,7 +262,7 @@ enum err queue_report(struct queue *q, struct queue_change *c, uint8_t told, boo
         return ERR_OK;
     }
     struct mail_dsn dsn = dsn_of(q, c, &about, &id, count);
-    return queue_one(q, c, &about, &dsn);
+    return queue_one(q, c, &about, &dsn, by);
 }
 
 /* ---- the digest ---- */
@@ -377,7 +377,7 @@ static enum err digest_queue(struct queue *q, const struct mail_digest *digest)
     CHECK(!body.overflow);
     /* From root-mail to root-mail: where the null sender is refused this passes. */
     enum err err = queue_add_own(q, &digest->id, buf_slice(&body), RECORD_FLAG_DIGEST, digest->to,
-                                 digest->to, SLICE("digest"));
+                                 digest->to, SLICE("digest"), NULL);
     free(memory);
     return err;
 }
@@ -392,7 +392,7 @@ static enum err note_digest(struct queue *q)
 static void log_digested(struct queue *q, const struct msg_id *id, uint64_t count)
 {
     struct log_line line;
-    event_begin(&line, q->with.log, EVENT_DIGESTED);
+    event_begin(&line, &q->said, EVENT_DIGESTED);
     event_put_id(&line, id);
     log_put_u64(&line, "count", count);
     log_end(&line);
@@ -410,16 +410,26 @@ static enum err digest_make(struct queue *q, struct digest_work *work, size_t co
         .rows = work->rows,
         .row_count = work->row_count,
     };
-    if (err == ERR_OK && work->told > 0) {
+    if (err == ERR_OK) {
         err = digest_queue(q, &digest);
     }
     if (err == ERR_OK) {
         err = note_digest(q);
     }
-    if (err == ERR_OK && work->told > 0) {
-        log_digested(q, &digest.id, work->told);
-    }
+    log_digested(q, &digest.id, work->told);
     return err;
+}
+
+/* The first that can be read decides: one that cannot stays at the head for ever. */
+static bool is_due(struct queue *q, const struct digest_work *work, size_t count)
+{
+    struct queue_change c;
+    for (size_t index = 0; index < count && work->due[index].due_q <= q->now_ms; index++) {
+        if (queue_change_load(q, &c, &work->due[index].id) == ERR_OK) {
+            return true;
+        }
+    }
+    return false;
 }
 
 enum err queue_digest(struct queue *q)
@@ -431,14 +441,19 @@ enum err queue_digest(struct queue *q)
         return ERR_NO_MEMORY;
     }
     size_t count = store_due_after(q->with.store, route, NULL, work->due, DIGEST_AT_ONCE, &err);
-    bool due = err == ERR_OK && count > 0 && work->due[0].due_q <= q->now_ms &&
-               q->with.config->root_mail[0] != '\0';
-    if (due) {
+    bool may_be_due = err == ERR_OK && count > 0 && work->due[0].due_q <= q->now_ms &&
+                      q->with.config->root_mail[0] != '\0';
+    if (may_be_due) {
         err = queue_transaction_begin(q);
-        if (err == ERR_OK) {
-            err = queue_transaction_end(q, digest_make(q, work, count));
+    }
+    if (may_be_due && err == ERR_OK) {
+        bool due = is_due(q, work, count);
+        err = due ? queue_transaction_end(q, digest_make(q, work, count)) : ERR_OK;
+        if (!due) {
+            store_abort(q->with.store);
+        } else if (err == ERR_OK) {
+            q->digest_last_ms = q->now_ms;
         }
-        q->digest_last_ms = err == ERR_OK ? q->now_ms : q->digest_last_ms;
     }
     free(work);
     return err;

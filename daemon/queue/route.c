@@ -71,17 +71,32 @@ static bool is_better(const struct queue_upstream *a, const struct queue_upstrea
     return a_load != b_load ? a_load < b_load : a->chosen < b->chosen;
 }
 
-struct queue_upstream *queue_route_rest(struct queue *q)
+bool queue_takes_reports(const struct queue *q, const struct queue_upstream *u)
+{
+    return u->config->null_sender && u->memory.null_refused_q <= q->now_ms;
+}
+
+/* Of those without terms; NULL where none will do. */
+static struct queue_upstream *best_of_rest(struct queue *q, bool for_report)
 {
     struct queue_upstream *best = NULL;
     for (uint32_t at = 0; at < q->upstream_count; at++) {
         struct queue_upstream *u = &q->upstreams[at];
-        if (takes_rest(u) && (best == NULL || is_better(u, best))) {
+        bool will_do = takes_rest(u) && (!for_report || queue_takes_reports(q, u));
+        if (will_do && (best == NULL || is_better(u, best))) {
             best = u;
         }
     }
+    if (best != NULL) {
+        best->chosen = ++q->choices;
+    }
+    return best;
+}
+
+struct queue_upstream *queue_route_rest(struct queue *q)
+{
+    struct queue_upstream *best = best_of_rest(q, false);
     CHECK(best != NULL); /* the configuration was judged */
-    best->chosen = ++q->choices;
     return best;
 }
 
@@ -100,6 +115,13 @@ struct queue_upstream *queue_route_for(struct queue *q, struct slice sender, str
 struct queue_upstream *queue_route(struct queue *q, struct slice sender, struct slice recipient)
 {
     struct queue_upstream *u = queue_route_for(q, sender, recipient);
+    return u != NULL ? u : queue_route_rest(q);
+}
+
+struct queue_upstream *queue_route_report(struct queue *q, struct slice to)
+{
+    struct queue_upstream *u = queue_route_for(q, slice_of(NULL, 0), to);
+    u = u != NULL ? u : best_of_rest(q, true);
     return u != NULL ? u : queue_route_rest(q);
 }
 

@@ -100,7 +100,8 @@ enum err queue_apply_intake(struct queue *q, struct flow_intake *intake)
 }
 
 enum err queue_add_own(struct queue *q, const struct msg_id *id, struct slice body, uint16_t flags,
-                       struct slice sender, struct slice recipient, struct slice subject)
+                       struct slice sender, struct slice recipient, struct slice subject,
+                       struct queue_upstream *upstream)
 {
     size_t piece_bytes = store_piece_bytes(q->with.store);
     uint32_t pieces = 0;
@@ -136,7 +137,7 @@ enum err queue_add_own(struct queue *q, const struct msg_id *id, struct slice bo
     uint8_t fates_memory[64], state_memory[QUEUE_OWN_STATE_BYTES];
     buf_init(&q->fates, fates_memory, sizeof fates_memory);
     buf_init(&q->new_state, state_memory, sizeof state_memory);
-    err = queue_add_message(q, id, buf_slice(&encoded), NULL);
+    err = queue_add_message(q, id, buf_slice(&encoded), upstream);
     q->fates = fates;
     q->new_state = new_state;
     return err;
@@ -162,19 +163,27 @@ static const struct flow_result *result_of(const struct flow_job *job, uint32_t 
 static uint64_t age_ms(const struct queue *q, const struct queue_change *c)
 {
     uint64_t age = q->now_ms - u64_min(c->old.accepted_q, q->now_ms);
-    uint64_t outage = queue_outage_ms(q, c->upstream) - c->old.outage_base;
-    return outage > age ? 0 : age - outage;
+    /* Below zero after a crash: the total is written down now and then, the base at once. */
+    int64_t outage = (int64_t)(queue_outage_ms(q, c->upstream) - c->old.outage_base);
+    return outage <= 0 ? age : age - u64_min((uint64_t)outage, age);
 }
 
 /*
- * Does this message break the connection, rather than the upstream? It does when others have gone
- * since its last try and it has failed so again. A refused login is never a message's fault.
+ * Does this message break the connection (or is it answered 421, and no other is), rather than the
+ * upstream? It does when others have gone since its last try and it has failed so again. A refused
+ * login is never a message's fault.
  */
 static bool is_poison(const struct queue_change *c, enum outcome outcome)
 {
     bool of_connection = outcome == OUTCOME_CONNECTION_LOST || outcome == OUTCOME_TIMED_OUT ||
-                         outcome == OUTCOME_PROTOCOL_ERROR;
+                         outcome == OUTCOME_PROTOCOL_ERROR || outcome == OUTCOME_SERVICE_CLOSING;
     return of_connection && c->old.attempts > 0 && c->via->status.last_delivery_ms > c->old.last_q;
+}
+
+/* It has been tried, and time may end that. */
+static bool may_give_up(const struct queue_change *c, enum outcome outcome)
+{
+    return outcome_row(outcome)->action == OUTCOME_ACTION_RETRY || is_poison(c, outcome);
 }
 
 /* One recipient's new fate from its result. */
@@ -182,7 +191,6 @@ static void decide_fate(const struct queue *q, const struct queue_change *c,
                         const struct flow_job *job, const struct flow_result *result,
                         struct record_recipient *fate)
 {
-    bool may_give_up = false;
     fate->outcome = result->outcome;
     fate->code = result->code;
     memcpy(fate->enhanced, result->enhanced, sizeof fate->enhanced);
@@ -196,14 +204,12 @@ static void decide_fate(const struct queue *q, const struct queue_change *c,
         fate->state = RECIPIENT_FAILED;
         return;
     case OUTCOME_ACTION_RETRY:
-        may_give_up = true;
-        break;
     case OUTCOME_ACTION_UPSTREAM: /* the upstream's trouble is not the message's: it waits */
     default:
-        may_give_up = is_poison(c, result->outcome);
+        break;
     }
     fate->state = result->outcome == OUTCOME_IN_DOUBT ? RECIPIENT_IN_DOUBT : RECIPIENT_DEFERRED;
-    if (may_give_up && age_ms(q, c) > q->with.config->give_up_ms) {
+    if (may_give_up(c, result->outcome) && age_ms(q, c) > q->with.config->give_up_ms) {
         fate->state = RECIPIENT_FAILED;
         fate->outcome = OUTCOME_GAVE_UP;
     }
@@ -216,7 +222,7 @@ static void log_settled(struct queue *q, const struct queue_upstream *u, const s
                         uint64_t next_ms)
 {
     struct log_line line;
-    event_begin(&line, q->with.log, event);
+    event_begin(&line, &q->said, event);
     event_put_id(&line, &job->id);
     log_put_word(&line, "upstream", u->config->name);
     log_put_word(&line, "reason", outcome_row(outcome)->word);
@@ -232,6 +238,7 @@ static void log_settled(struct queue *q, const struct queue_upstream *u, const s
 struct settled {
     const struct flow_result *deferred,
         *gave_up; /* deferred: whose wait is the shortest; or NULL */
+    uint32_t gave_up_count;
 };
 
 static void settle_fates(struct queue *q, struct queue_change *c, struct flow_job *job,
@@ -249,13 +256,20 @@ static void settle_fates(struct queue *q, struct queue_change *c, struct flow_jo
         c->cause = RECORD_CAUSE_ATTEMPT;
         if (result != NULL) {
             decide_fate(q, c, job, result, &after);
+            if (after.state == RECIPIENT_DELIVERED && job->dsn_passed &&
+                (rcpt.notify & RECORD_NOTIFY_SUCCESS) != 0) {
+                after.flags |= RECORD_FATE_TOLD_SUCCESS; /* the upstream tells. RFC 3461 5.2 */
+            }
             c->cause = after.outcome == OUTCOME_GAVE_UP ? RECORD_CAUSE_GIVE_UP : c->cause;
             if (recipient_is_open(after.state) &&
                 (out->deferred == NULL ||
                  sched_is_sooner(result->outcome, out->deferred->outcome))) {
                 out->deferred = result;
             }
-            out->gave_up = after.outcome == OUTCOME_GAVE_UP ? result : out->gave_up;
+            if (after.outcome == OUTCOME_GAVE_UP) {
+                out->gave_up = result;
+                out->gave_up_count++;
+            }
         }
         if (lost && recipient_is_open(after.state)) {
             after = (struct record_recipient){
@@ -281,7 +295,6 @@ static enum err settle(struct queue *q, struct queue_change *c, struct flow_job 
     c->peer = slice_from_str(job->link->peer);
     c->tls = slice_from_str(job->link->tls);
     c->dialogue = buf_slice(&job->dialogue);
-    c->dsn_passed = job->dsn_passed;
     settle_fates(q, c, job, &settled);
     c->next.last_q = q->now_ms;
     c->next.state = c->open > 0 ? MESSAGE_QUEUED : MESSAGE_FAILED;
@@ -290,7 +303,7 @@ static enum err settle(struct queue *q, struct queue_change *c, struct flow_job 
         sched_retry(&u->sched, &job->id, outcome, c->old.attempts, q->now_ms, queue_entropy(q));
     c->next.due_q = retry.due_ms;
     c->next.attempts += retry.counts;
-    c->warn = settled.deferred != NULL && outcome_row(outcome)->action == OUTCOME_ACTION_RETRY &&
+    c->warn = settled.deferred != NULL && may_give_up(c, outcome) &&
               age_ms(q, c) > q->with.config->warn_after_ms;
     enum err err = queue_change_finish(q, c);
     if (settled.deferred != NULL) {
@@ -298,7 +311,7 @@ static enum err settle(struct queue *q, struct queue_change *c, struct flow_job 
                     c->next.due_q);
     }
     if (settled.gave_up != NULL) {
-        q->effects.gave_up++;
+        q->effects.gave_up += settled.gave_up_count;
         log_settled(q, u, job, settled.gave_up, EVENT_FAILED, OUTCOME_GAVE_UP, 0);
     }
     return err;

@@ -5,8 +5,9 @@
 #include "daemon/queue/queue_internal.h"
 
 #define SETTLE_AGAIN_MS 1000
+#define SAID_HEAD_BYTES 3
 
-/* ---- one transaction ---- */
+/* ---- what each message does ---- */
 
 static enum err apply(struct queue *q, struct flow_msg *msg)
 {
@@ -34,9 +35,45 @@ static enum err apply(struct queue *q, struct flow_msg *msg)
     }
 }
 
+/* ---- what is said of it ---- */
+
+/* Where there is no more room it is said now: too early rather than not at all. */
+static void keep_line(void *ctx, enum log_level level, struct slice line)
+{
+    struct queue *q = ctx;
+    uint8_t head[SAID_HEAD_BYTES] = {(uint8_t)level};
+    be16_put(head + 1, (uint16_t)line.len);
+    if (buf_room(&q->said_lines) < sizeof head + line.len) {
+        q->with.log->write(q->with.log->ctx, level, line);
+        return;
+    }
+    buf_put(&q->said_lines, slice_of(head, sizeof head));
+    buf_put(&q->said_lines, line);
+}
+
+void queue_said_init(struct queue *q)
+{
+    _Static_assert(LOG_LINE_BYTES_MAX <= UINT16_MAX, "its length fits");
+    q->said = (struct log){.write = keep_line, .ctx = q, .level = q->with.log->level};
+}
+
+static void say(struct queue *q)
+{
+    struct slice rest = buf_slice(&q->said_lines);
+    while (rest.len > 0) {
+        size_t len = be16_get(rest.data + 1);
+        struct slice line = slice_head(slice_tail(rest, SAID_HEAD_BYTES), len);
+        q->with.log->write(q->with.log->ctx, (enum log_level)rest.data[0], line);
+        rest = slice_tail(rest, SAID_HEAD_BYTES + len);
+    }
+}
+
+/* ---- one transaction ---- */
+
 /* A transaction has done nothing yet. */
 static void nothing_done(struct queue *q)
 {
+    buf_reset(&q->said_lines);
     q->due_count = 0;
     q->effects = (struct queue_effects){0};
     for (uint32_t at = 0; at < q->upstream_count; at++) {
@@ -230,6 +267,7 @@ void queue_committed(struct queue *q)
     for (uint32_t index = 0; index < q->due_count; index++) {
         sched_add(&q->due[index].upstream->sched, &q->due[index].item);
     }
+    say(q);
     nothing_done(q);
 }
 
@@ -352,6 +390,9 @@ uint64_t queue_batch_wake_ms(const struct queue *q)
 
 void queue_batch_add(struct queue *q, struct flow_msg *msg)
 {
+    if (msg->kind == FLOW_EDIT) {
+        queue_batch_commit(q); /* an edit is many messages at once: it needs all of q->due */
+    }
     if (q->batch_count == 0) {
         q->batch_since_ms = q->now_ms;
     }
@@ -372,7 +413,6 @@ void queue_batch_add(struct queue *q, struct flow_msg *msg)
     }
     q->batch[q->batch_count++] = msg;
     q->batch_due += due;
-    /* An edit is many messages at once. */
     if (q->batch_count == QUEUE_BATCH_MAX || q->batch_bytes >= QUEUE_BATCH_BYTES_MAX ||
         q->batch_due + UPSTREAMS_MAX > sizeof q->due / sizeof q->due[0] || msg->kind == FLOW_EDIT) {
         queue_batch_commit(q);

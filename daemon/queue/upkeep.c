@@ -113,6 +113,28 @@ uint64_t queue_outage_ms(const struct queue *q, const struct queue_upstream *u)
     return sched_outage_ms(&u->sched, q->now_ms);
 }
 
+/* How long the upstream with that name was out of order, as it was last written down. */
+static uint64_t outage_known_ms(struct queue *q, struct slice name, uint64_t otherwise_ms)
+{
+    struct slice bytes;
+    struct record_upstream memory;
+    bool known = store_upstream_get(q->with.store, name, &bytes) == ERR_OK &&
+                 record_upstream_get(bytes, &memory) == ERR_OK;
+    return known ? memory.outage_ms : otherwise_ms;
+}
+
+void queue_reroute(struct queue *q, struct record_state *state, struct queue_upstream *u)
+{
+    if (state->route == u->route) {
+        return;
+    }
+    uint64_t total_ms = outage_known_ms(q, state->upstream, state->outage_base);
+    uint64_t waited_ms = total_ms > state->outage_base ? total_ms - state->outage_base : 0;
+    state->outage_base = queue_outage_ms(q, u) - waited_ms; /* below zero where u has less */
+    state->route = u->route;
+    state->upstream = slice_from_str(u->config->name);
+}
+
 static enum err upstream_save(struct queue *q, struct queue_upstream *u)
 {
     uint8_t bytes[RECORD_UPSTREAM_BYTES_MAX];
@@ -189,6 +211,13 @@ void queue_recall(struct queue *q)
 
 typedef enum err step_fn(struct queue *q, bool *out_more);
 
+static enum err step_strays(struct queue *q, bool *out_more)
+{
+    enum err err = q->strays ? queue_adopt_strays(q) : ERR_OK;
+    *out_more = *out_more || q->strays;
+    return err;
+}
+
 static enum err step_digest(struct queue *q, bool *out_more)
 {
     *out_more = *out_more || false;
@@ -203,7 +232,8 @@ static enum err step_upstreams(struct queue *q, bool *out_more)
 
 enum err queue_upkeep(struct queue *q)
 {
-    static step_fn *const steps[] = {purge, expire_history, step_digest, step_upstreams};
+    static step_fn *const steps[] = {step_strays, purge, expire_history, step_digest,
+                                     step_upstreams};
     bool more = false;
     if (q->now_ms < q->upkeep_ms) {
         return ERR_OK;
@@ -266,17 +296,18 @@ static enum err adopt(struct queue *q, const struct msg_id *id, uint64_t latest_
     if (err != ERR_OK) {
         return err;
     }
-    if (state.route != u->route) {
-        state.outage_base = queue_outage_ms(q, u);
-        u->promised++;
-    }
-    state.route = u->route;
-    state.upstream = slice_from_str(u->config->name);
+    u->promised += state.route != u->route;
+    queue_reroute(q, &state, u);
     state.due_q = state.due_q > latest_ms ? q->now_ms : state.due_q;
     buf_reset(&q->new_state);
     record_state_put(&q->new_state, &state);
     CHECK(!q->new_state.overflow);
-    return store_message_update(q->with.store, id, buf_slice(&q->new_state));
+    err = store_message_update(q->with.store, id, buf_slice(&q->new_state));
+    if (err == ERR_OK) {
+        struct sched_item item = queue_item(id, &state);
+        queue_due_later(q, u, &item);
+    }
+    return err;
 }
 
 /* Is it an upstream's that is configured no more? */
@@ -334,5 +365,6 @@ enum err queue_adopt_strays(struct queue *q)
             err = adopt_route(q, routes[index], &far, latest_ms);
         }
     }
+    q->strays = err != ERR_OK || count == STRAY_ROUTES_MAX;
     return err;
 }
