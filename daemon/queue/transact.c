@@ -292,8 +292,8 @@ static void discard_body(struct queue *q, const struct flow_intake *intake)
     }
     if (queue_split_discard(q, intake) != ERR_OK) {
         store_abort(q->with.store);
-    } else if (store_commit(q->with.store) == ERR_IN_DOUBT) {
-        queue_store_has_failed(q, ERR_IN_DOUBT);
+    } else {
+        queue_note_failure(q, store_commit(q->with.store));
     }
 }
 
