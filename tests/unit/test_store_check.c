@@ -4,9 +4,9 @@
  * wrongly, on purpose, with LMDB itself: the store would not.
  */
 #include "tests/unit/store_file_fixture.h"
+#include "tests/unit/store_raw.h"
 
 #include <errno.h>
-#include <lmdb.h>
 #include <signal.h>
 
 #define MESSAGES  turns(60, 30)
@@ -18,32 +18,6 @@
  * ---- writing wrongly ----
  */
 
-struct raw {
-    MDB_env *env;
-    MDB_txn *txn;
-};
-
-static MDB_dbi raw_dbi(struct raw *r, const char *db)
-{
-    MDB_dbi dbi = 0;
-    assert_int_equal(mdb_dbi_open(r->txn, db, 0, &dbi), 0);
-    return dbi;
-}
-
-static MDB_val raw_val(struct slice s)
-{
-    MDB_val val = {.mv_size = s.len};
-    memcpy(&val.mv_data, &s.data, sizeof s.data);
-    return val;
-}
-
-static void raw_put(struct raw *r, const char *db, struct slice key, struct slice value)
-{
-    MDB_val k = raw_val(key);
-    MDB_val v = raw_val(value);
-    assert_int_equal(mdb_put(r->txn, raw_dbi(r, db), &k, &v, 0), 0);
-}
-
 static void raw_seal(struct raw *r, const char *db, struct slice key, struct slice bytes)
 {
     static uint8_t memory[HISTORY_BYTES + 4];
@@ -53,12 +27,6 @@ static void raw_seal(struct raw *r, const char *db, struct slice key, struct sli
     }
     be32_put(memory + bytes.len, crc32c(crc32c(0, key), bytes));
     raw_put(r, db, key, slice_of(memory, bytes.len + 4));
-}
-
-static void raw_delete(struct raw *r, const char *db, struct slice key)
-{
-    MDB_val k = raw_val(key);
-    assert_int_equal(mdb_del(r->txn, raw_dbi(r, db), &k, NULL), 0);
 }
 
 /* A copy of a value, to be changed; the seal too. */
@@ -617,22 +585,6 @@ static void queue_make(struct fixture *f)
     queue_close(f);
 }
 
-static void raw_do(struct fixture *f, void (*make)(struct raw *r))
-{
-    struct raw r;
-    assert_int_equal(mdb_env_create(&r.env), 0);
-    assert_int_equal(mdb_env_set_maxdbs(r.env, 16), 0);
-    assert_int_equal(mdb_env_set_mapsize(r.env, 64 * MIB), 0);
-    assert_int_equal(mdb_env_open(r.env, f->directory, 0, 0600), 0);
-    assert_int_equal(mdb_txn_begin(r.env, NULL, 0, &r.txn), 0);
-    make(&r);
-    assert_int_equal(mdb_txn_commit(r.txn), 0);
-    mdb_env_close(r.env);
-    char path[160];
-    file_path(f, "data.mdb", path);
-    assert_int_equal(truncate(path, 64 * (off_t)MIB), 0); /* LMDB itself may leave it too short */
-}
-
 static enum err check(struct fixture *f, struct findings *found, struct store_check *out)
 {
     *found = (struct findings){{0}, 0};
@@ -698,7 +650,7 @@ static void test_each_class_of_damage_is_named(void **state)
     for (size_t index = 0; index < sizeof damages / sizeof damages[0]; index += turns(1, 21)) {
         const struct damage *d = &damages[index];
         file_copy(whole, data);
-        raw_do(f, d->make);
+        raw_do(f->directory, d->make);
         enum err err = check(f, &found, &out);
         bool named = damage_is_named(d, &found);
         if (err != ERR_DAMAGED || !named) {
@@ -731,7 +683,7 @@ static void test_the_check_goes_on_after_findings(void **state)
     static struct findings found;
     struct store_check out;
     queue_make(f);
-    raw_do(f, much_damage);
+    raw_do(f->directory, much_damage);
     assert_int_equal(check(f, &found, &out), ERR_DAMAGED);
     assert_int_equal(out.findings, 6);
     assert_non_null(strstr(f->report.problem, "6 findings, the first: message "));
@@ -754,7 +706,7 @@ static void test_of_very_many_findings_the_first_are_told(void **state)
     static struct findings found;
     struct store_check out;
     queue_make(f);
-    raw_do(f, all_trails_lost);
+    raw_do(f->directory, all_trails_lost);
     found = (struct findings){{0}, 0};
     assert_int_equal(store_check(f->directory, finding_take, &found, NULL, NULL, &out, &f->report),
                      ERR_DAMAGED);
@@ -887,7 +839,7 @@ static void test_counts_of_very_many_devices(void **state)
     queue_close(f);
     assert_int_equal(check(f, &found, &out), ERR_OK);
     assert_int_equal(out.messages, MANY);
-    raw_do(f, count_unknown);
+    raw_do(f->directory, count_unknown);
     assert_int_equal(check(f, &found, &out), ERR_DAMAGED);
     assert_int_equal(out.findings, 1);
 }
@@ -921,13 +873,13 @@ static void test_other_formats_are_refused_in_words(void **state)
     static struct findings found;
     struct store_check out;
     queue_make(f);
-    raw_do(f, upgrade_open);
+    raw_do(f->directory, upgrade_open);
     assert_int_equal(check(f, &found, &out), ERR_UNSUPPORTED);
     assert_non_null(strstr(f->report.problem, "not finished"));
-    raw_do(f, format_newer);
+    raw_do(f->directory, format_newer);
     assert_int_equal(check(f, &found, &out), ERR_VERSION);
     assert_non_null(strstr(f->report.problem, "format 3"));
-    raw_do(f, format_older);
+    raw_do(f->directory, format_older);
     assert_int_equal(check(f, &found, &out), ERR_UNSUPPORTED);
     assert_non_null(strstr(f->report.problem, "start tasukid once"));
     assert_int_equal(out.findings, 0);
