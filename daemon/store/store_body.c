@@ -197,15 +197,48 @@ enum err store_chunks_delete(struct store *store, const struct msg_id *id, uint6
     return err;
 }
 
+/* Is there a record of this message, sound or not? */
+static enum err has_record(const struct store *store, enum store_db db, const struct msg_id *id,
+                           bool *out_has)
+{
+    MDB_val key = store_val(slice_of(id->bytes, MSG_ID_BYTES));
+    MDB_val value;
+    enum err err = store_err(mdb_get(store->txn, store->dbs[db], &key, &value));
+    *out_has = *out_has || err == ERR_OK;
+    return err == ERR_NOT_FOUND ? ERR_OK : err;
+}
+
+/* Every body without a message has an entry in the list. The body of a message has none: one that
+ * names it is stale or damaged, and it alone goes. */
+enum err store_intake_drop(struct store *store, const struct msg_id *id, bool *out_removed)
+{
+    bool has_message = false;
+    uint64_t bytes;
+    enum err err = intake_delete(store, id);
+    if (err == ERR_NOT_FOUND) {
+        *out_removed = false;
+        return ERR_OK;
+    }
+    if (err == ERR_OK) {
+        err = has_record(store, STORE_DB_ENVELOPE, id, &has_message);
+    }
+    if (err == ERR_OK) {
+        err = has_record(store, STORE_DB_STATE, id, &has_message);
+    }
+    if (err == ERR_OK && !has_message) {
+        err = store_chunks_delete(store, id, &bytes);
+    }
+    if (err == ERR_OK) {
+        *out_removed = !has_message;
+    }
+    return err;
+}
+
 enum err store_body_discard(struct store *store, const struct msg_id *id)
 {
     CHECK(store->txn != NULL);
-    enum err err = intake_delete(store, id);
-    if (err == ERR_NOT_FOUND) {
-        return ERR_OK; /* every body without a message has such an entry */
-    }
-    uint64_t bytes;
-    return err == ERR_OK ? store_chunks_delete(store, id, &bytes) : err;
+    bool removed;
+    return store_intake_drop(store, id, &removed);
 }
 
 /* Bytes in the chunks of a body whose envelope cannot be read. */

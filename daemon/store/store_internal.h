@@ -221,6 +221,10 @@ MUST_CHECK enum err store_due_put(struct store *store, const struct msg_id *id,
 MUST_CHECK enum err store_fresh_flush(struct store *store);
 MUST_CHECK enum err store_intake_finish(struct store *store, const struct msg_id *id,
                                         const struct record_envelope *envelope);
+/* Takes the body off that list, and removes it unless it is a message's. ERR_OK also when it is not
+ * there. */
+MUST_CHECK enum err store_intake_drop(struct store *store, const struct msg_id *id,
+                                      bool *out_removed);
 MUST_CHECK enum err store_chunks_delete(struct store *store, const struct msg_id *id,
                                         uint64_t *out_bytes);
 uint64_t store_chunks_bytes(const struct store *store, MDB_txn *txn, const struct msg_id *id);

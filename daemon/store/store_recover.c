@@ -256,8 +256,8 @@ static enum err intake_list(struct store *store, struct msg_id *out, size_t max,
     return err == ERR_NOT_FOUND ? ERR_OK : err;
 }
 
-/* Removes every body that was being received when the last owner ended. A crash in between is
- * harmless: the next opening goes on. */
+/* Removes every body that was being received when the last owner ended, and whatever else stands in
+ * the list. A crash in between is harmless: the next opening goes on. */
 enum err store_intake_clear(struct store *store, uint64_t *out_discarded)
 {
     struct msg_id ids[DISCARD_BATCH];
@@ -268,8 +268,11 @@ enum err store_intake_clear(struct store *store, uint64_t *out_discarded)
             return err;
         }
         err = intake_list(store, ids, DISCARD_BATCH, &count);
+        uint64_t discarded = 0;
         for (size_t index = 0; index < count && err == ERR_OK; index++) {
-            err = store_body_discard(store, &ids[index]);
+            bool removed = false;
+            err = store_intake_drop(store, &ids[index], &removed);
+            discarded += removed;
         }
         if (err != ERR_OK) {
             store_abort(store);
@@ -279,7 +282,7 @@ enum err store_intake_clear(struct store *store, uint64_t *out_discarded)
         if (err != ERR_OK) {
             return err;
         }
-        *out_discarded += count;
+        *out_discarded += discarded;
     }
     return ERR_OK;
 }
