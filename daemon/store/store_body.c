@@ -160,11 +160,8 @@ enum err store_intake_finish(struct store *store, const struct msg_id *id,
  * ---- removing ----
  */
 
-/*
- * Deletes all chunks of a body; *out_bytes: how much of the body they held. By the lengths that
- * LMDB keeps, which a damaged value does not change.
- */
-enum err store_chunks_delete(struct store *store, const struct msg_id *id, uint64_t *out_bytes)
+/* Deletes all chunks of a body, whatever they hold. */
+enum err store_chunks_delete(struct store *store, const struct msg_id *id)
 {
     MDB_cursor *cursor;
     enum err err = store_err(mdb_cursor_open(store->txn, store->dbs[STORE_DB_CHUNK], &cursor));
@@ -175,11 +172,9 @@ enum err store_chunks_delete(struct store *store, const struct msg_id *id, uint6
     store_chunk_key(first, id, 0);
     MDB_val key = store_val(slice_of(first, sizeof first));
     MDB_val value;
-    uint64_t bytes = 0;
     err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE));
     while (err == ERR_OK && key.mv_size == sizeof first &&
            memcmp(key.mv_data, id->bytes, MSG_ID_BYTES) == 0) {
-        bytes += value.mv_size - size_min(value.mv_size, STORE_CHUNK_HEAD_BYTES);
         store_account(store, 0);
         err = store_err(mdb_cursor_del(cursor, 0));
         if (err == ERR_OK) {
@@ -190,11 +185,7 @@ enum err store_chunks_delete(struct store *store, const struct msg_id *id, uint6
         }
     }
     mdb_cursor_close(cursor);
-    if (err == ERR_OK || err == ERR_NOT_FOUND) {
-        *out_bytes = bytes;
-        return ERR_OK;
-    }
-    return err;
+    return err == ERR_NOT_FOUND ? ERR_OK : err;
 }
 
 /* Is there a record of this message, sound or not? */
@@ -213,7 +204,6 @@ static enum err has_record(const struct store *store, enum store_db db, const st
 enum err store_intake_drop(struct store *store, const struct msg_id *id, bool *out_removed)
 {
     bool has_message = false;
-    uint64_t bytes;
     enum err err = intake_delete(store, id);
     if (err == ERR_NOT_FOUND) {
         *out_removed = false;
@@ -226,7 +216,7 @@ enum err store_intake_drop(struct store *store, const struct msg_id *id, bool *o
         err = has_record(store, STORE_DB_STATE, id, &has_message);
     }
     if (err == ERR_OK && !has_message) {
-        err = store_chunks_delete(store, id, &bytes);
+        err = store_chunks_delete(store, id);
     }
     if (err == ERR_OK) {
         *out_removed = !has_message;
@@ -241,7 +231,8 @@ enum err store_body_discard(struct store *store, const struct msg_id *id)
     return store_intake_drop(store, id, &removed);
 }
 
-/* Bytes in the chunks of a body whose envelope cannot be read. */
+/* Bytes in the chunks of a body whose envelope cannot be read: by the lengths that LMDB keeps,
+ * which a damaged value does not change. */
 uint64_t store_chunks_bytes(const struct store *store, MDB_txn *txn, const struct msg_id *id)
 {
     uint64_t bytes = 0;

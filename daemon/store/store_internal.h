@@ -225,8 +225,7 @@ MUST_CHECK enum err store_intake_finish(struct store *store, const struct msg_id
  * there. */
 MUST_CHECK enum err store_intake_drop(struct store *store, const struct msg_id *id,
                                       bool *out_removed);
-MUST_CHECK enum err store_chunks_delete(struct store *store, const struct msg_id *id,
-                                        uint64_t *out_bytes);
+MUST_CHECK enum err store_chunks_delete(struct store *store, const struct msg_id *id);
 uint64_t store_chunks_bytes(const struct store *store, MDB_txn *txn, const struct msg_id *id);
 /*
  * One chunk, verified: its bytes from skip on, as many as fit, behind *to.

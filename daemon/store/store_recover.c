@@ -126,7 +126,7 @@ enum err store_recount(struct store *store, MDB_txn *txn, const struct msg_id *w
 }
 
 /* Has every database as many entries as the totals say? Of the failed messages, any number may
- * stand in the due index. */
+ * stand in the due index. Where there is no message, there are no bytes in bodies. */
 static bool sizes_fit(const struct store *store, const struct store_totals *totals)
 {
     uint64_t messages = 0;
@@ -136,6 +136,7 @@ static bool sizes_fit(const struct store *store, const struct store_totals *tota
     uint64_t due = totals->count_by_state[MESSAGE_QUEUED] + totals->count_by_state[MESSAGE_TRASHED];
     uint64_t due_entries = entries(store, store->own, STORE_DB_DUE);
     return messages == entries(store, store->own, STORE_DB_STATE) &&
+           (messages > 0 || totals->body_bytes == 0) &&
            messages == entries(store, store->own, STORE_DB_ENVELOPE) &&
            totals->history_count == entries(store, store->own, STORE_DB_HISTORY) &&
            due_entries >= due && due_entries - due <= totals->count_by_state[MESSAGE_FAILED];

@@ -245,6 +245,24 @@ enum err store_message_update(struct store *store, const struct msg_id *id, stru
     return err;
 }
 
+/* What the message's body adds to the sum of all: what its envelope says, as when it came and as
+ * store_recount has it, also where a chunk is lost. */
+static enum err body_bytes_of(struct store *store, const struct msg_id *id, uint64_t *out_bytes)
+{
+    struct slice bytes;
+    struct record_envelope envelope;
+    enum err err = store_envelope_get(store, id, &bytes);
+    if (err == ERR_OK && record_envelope_get(bytes, &envelope) == ERR_OK) {
+        *out_bytes = envelope.body_bytes;
+        return ERR_OK;
+    }
+    if (err != ERR_OK && err != ERR_DAMAGED && err != ERR_NOT_FOUND) {
+        return err;
+    }
+    *out_bytes = store_chunks_bytes(store, store->txn, id);
+    return ERR_OK;
+}
+
 /* An envelope without a state, or the other way round, is damage, and can be removed too. */
 enum err store_message_remove(struct store *store, const struct msg_id *id, struct slice history)
 {
@@ -257,13 +275,16 @@ enum err store_message_remove(struct store *store, const struct msg_id *id, stru
     if (state_err != ERR_OK && state_err != ERR_NOT_FOUND) {
         return state_err;
     }
-    enum err err = store_delete(store, STORE_DB_ENVELOPE, key);
+    uint64_t bytes = 0;
+    enum err err = body_bytes_of(store, id, &bytes);
+    if (err == ERR_OK) {
+        err = store_delete(store, STORE_DB_ENVELOPE, key);
+    }
     if (err == ERR_NOT_FOUND && state_err == ERR_OK) {
         err = ERR_OK;
     }
-    uint64_t bytes = 0;
     if (err == ERR_OK) {
-        err = store_chunks_delete(store, id, &bytes);
+        err = store_chunks_delete(store, id);
     }
     if (err == ERR_OK) {
         store->pending.body_bytes -= u64_min(bytes, store->pending.body_bytes);

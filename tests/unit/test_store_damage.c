@@ -15,6 +15,13 @@ static struct slice id_key(uint64_t n)
     return slice_of(id.bytes, MSG_ID_BYTES);
 }
 
+static struct slice chunk_key(uint64_t n, uint32_t index)
+{
+    static uint8_t key[MSG_ID_BYTES + 4];
+    memcpy(key, id_key(n).data, MSG_ID_BYTES);
+    be32_put(key + MSG_ID_BYTES, index);
+    return slice_of(key, sizeof key);
+}
 
 /*
  * ---- the list of bodies being received ----
@@ -42,12 +49,63 @@ static void test_a_stale_entry_in_the_list_does_not_take_the_body_of_its_message
     queue_check(f, false);
 }
 
+/*
+ * ---- the sum of bodies ----
+ */
+
+static void chunk_gone(struct raw *r)
+{
+    raw_delete(r, "chunk", chunk_key(1, 1));
+}
+
+static void test_a_lost_chunk_leaves_nothing_in_the_sum_of_bodies(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 1, BODY_BYTES, &plain);
+    message_commit(f, 2, 500, &plain);
+    queue_close(f);
+    raw_do(f->directory, chunk_gone);
+    queue_open(f);
+    message_drop(f, 1);
+    assert_int_equal(summary_of(f).body_bytes, 500);
+    queue_check(f, false);
+}
+
+/* The sum of a program that let it drift. */
+static void sum_drifted(struct raw *r)
+{
+    MDB_val key = raw_val(SLICE("summary"));
+    MDB_val value;
+    static uint8_t bytes[256];
+    assert_int_equal(mdb_get(r->txn, raw_dbi(r, "meta"), &key, &value), 0);
+    size_t len = value.mv_size - 4;
+    assert_true(len <= sizeof bytes - 4);
+    memcpy(bytes, value.mv_data, len);
+    be64_put(bytes + 8 * MESSAGE_STATE_COUNT, BODY_BYTES);
+    be32_put(bytes + len, crc32c(crc32c(0, SLICE("summary")), slice_of(bytes, len)));
+    raw_put(r, "meta", SLICE("summary"), slice_of(bytes, len + 4));
+}
+
+static void test_an_empty_queue_has_no_bytes_in_bodies(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    queue_close(f);
+    raw_do(f->directory, sum_drifted);
+    queue_open(f);
+    assert_int_equal(summary_of(f).body_bytes, 0);
+    queue_check(f, false);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_a_stale_entry_in_the_list_does_not_take_the_body_of_its_message),
+        CASE(test_a_lost_chunk_leaves_nothing_in_the_sum_of_bodies),
+        CASE(test_an_empty_queue_has_no_bytes_in_bodies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
