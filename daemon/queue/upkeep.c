@@ -50,6 +50,29 @@ static void log_purged(struct queue *q, uint64_t count)
     log_end(&line);
 }
 
+/* Of one message: its records are damaged, or it is not there and the index says otherwise. */
+static bool may_pass_over(enum err err)
+{
+    return err == ERR_DAMAGED || err == ERR_NOT_FOUND;
+}
+
+/* In one transaction: all of them, or none. */
+static enum err purge_these(struct queue *q, const struct store_due *due, size_t count)
+{
+    enum err err = queue_transaction_begin(q);
+    if (err != ERR_OK) {
+        return err;
+    }
+    for (size_t index = 0; err == ERR_OK && index < count; index++) {
+        err = purge_one(q, &due[index].id);
+    }
+    err = queue_transaction_end(q, err);
+    if (err == ERR_OK) {
+        log_purged(q, count);
+    }
+    return err;
+}
+
 static enum err purge(struct queue *q, bool *out_more)
 {
     struct store_due due[PURGE_AT_ONCE];
@@ -65,16 +88,12 @@ static enum err purge(struct queue *q, bool *out_more)
     if (err != ERR_OK || ripe == 0) {
         return err;
     }
-    err = queue_transaction_begin(q);
-    if (err != ERR_OK) {
-        return err;
-    }
-    for (size_t index = 0; err == ERR_OK && index < ripe; index++) {
-        err = purge_one(q, &due[index].id);
-    }
-    err = queue_transaction_end(q, err);
-    if (err == ERR_OK) {
-        log_purged(q, ripe);
+    err = purge_these(q, due, ripe);
+    if (may_pass_over(err)) { /* one of them: it keeps nobody else here */
+        err = ERR_OK;
+        for (size_t index = 0; index < ripe && (err == ERR_OK || may_pass_over(err)); index++) {
+            err = purge_these(q, &due[index], 1);
+        }
     }
     *out_more = *out_more || ripe == PURGE_AT_ONCE;
     return err;

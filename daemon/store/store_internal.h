@@ -113,6 +113,7 @@ struct store {
     struct store_totals pending; /* while txn is open */
     bool summary_stale;          /* the one on disk is damaged, or of another format */
     bool tallies_stale;          /* rows of counts are not right: made anew at the commit */
+    bool due_stale;              /* an entry of the index was not where its state says */
     uint32_t tally_count;        /* in tallies, while txn is open */
     struct store_tally tallies[STORE_TALLIES_MAX];
     uint32_t fresh_count; /* in fresh, while txn is open */

@@ -112,19 +112,24 @@ static enum err routes_collect(struct store *store, uint32_t *out_routes, size_t
     return err == ERR_NOT_FOUND ? ERR_OK : err;
 }
 
-/* A damaged entry would hide its message for ever: the index is made anew from the states, once.
- * What is damaged still after that is the caller's to report. */
-static bool due_repaired(struct store *store, enum err err)
+/*
+ * An index that is damaged, or of which one entry was not where its state says, would hide messages
+ * or have them sent before their time: it is made anew from the states, once. What is damaged still
+ * after that is the caller's to report.
+ */
+static bool due_made_anew(struct store *store)
 {
-    return err == ERR_DAMAGED && !store->read_only && store_rebuild(store) == ERR_OK;
+    store->due_stale = false;
+    return !store->read_only && store_rebuild(store) == ERR_OK;
 }
 
 size_t store_due_after(struct store *store, uint32_t route, const struct store_due *after,
                        struct store_due *out, size_t max, enum err *out_err)
 {
     size_t count = 0;
+    bool anew = store->due_stale && due_made_anew(store);
     enum err err = due_collect(store, route, after, out, max, &count);
-    if (due_repaired(store, err)) {
+    if (err == ERR_DAMAGED && !anew && due_made_anew(store)) {
         err = due_collect(store, route, after, out, max, &count);
     }
     *out_err = err;
@@ -134,8 +139,9 @@ size_t store_due_after(struct store *store, uint32_t route, const struct store_d
 size_t store_due_routes(struct store *store, uint32_t *out_routes, size_t max, enum err *out_err)
 {
     size_t count = 0;
+    bool anew = store->due_stale && due_made_anew(store);
     enum err err = routes_collect(store, out_routes, max, &count);
-    if (due_repaired(store, err)) {
+    if (err == ERR_DAMAGED && !anew && due_made_anew(store)) {
         err = routes_collect(store, out_routes, max, &count);
     }
     *out_err = err;

@@ -104,13 +104,43 @@ enum err store_due_put(struct store *store, const struct msg_id *id,
                             slice_of(value, sizeof value), 0);
 }
 
+/* Deletes whatever the index says of a message: a walk over the whole of it, for a case that takes
+ * a damaged disk. */
+static enum err due_purge(struct store *store, const struct msg_id *id)
+{
+    MDB_cursor *cursor;
+    enum err err = store_cursor_open(store, store->txn, STORE_DB_DUE, &cursor);
+    if (err != ERR_OK) {
+        return err;
+    }
+    MDB_val key;
+    MDB_val value;
+    while (err == ERR_OK &&
+           (err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) == ERR_OK) {
+        const uint8_t *bytes = key.mv_data;
+        if (key.mv_size == STORE_DUE_KEY_BYTES &&
+            memcmp(bytes + 12, id->bytes, MSG_ID_BYTES) == 0) {
+            store_account(store, 0);
+            err = store_err(mdb_cursor_del(cursor, 0));
+        }
+    }
+    mdb_cursor_close(cursor);
+    return err == ERR_NOT_FOUND ? ERR_OK : err;
+}
+
+/* The index follows from the states: where it does not say what they say it gives way, and is made
+ * anew before it is read again. */
 static enum err due_delete(struct store *store, const struct msg_id *id,
                            const struct store_standing *standing)
 {
     uint8_t key[STORE_DUE_KEY_BYTES];
     store_due_key(key, standing->route, standing->due_q, id);
     enum err err = store_delete(store, STORE_DB_DUE, slice_of(key, sizeof key));
-    return err == ERR_NOT_FOUND ? ERR_DAMAGED : err;
+    if (err != ERR_NOT_FOUND) {
+        return err;
+    }
+    store->due_stale = true;
+    return due_purge(store, id);
 }
 
 static void count(struct store *store, const struct store_standing *standing)
@@ -165,32 +195,6 @@ enum err store_message_add(struct store *store, const struct msg_id *id, struct 
     store->pending.body_bytes += decoded.body_bytes;
     store->pending.last_id = u64_max(store->pending.last_id, msg_id_time_and_sequence(id));
     return ERR_OK;
-}
-
-/* Deletes whatever the index says of a message whose state record cannot be read: a walk over the
- * whole index, for a case that takes a damaged disk. */
-static enum err due_purge(struct store *store, const struct msg_id *id)
-{
-    MDB_cursor *cursor;
-    enum err err = store_cursor_open(store, store->txn, STORE_DB_DUE, &cursor);
-    if (err != ERR_OK) {
-        return err;
-    }
-    MDB_val key;
-    MDB_val value;
-    err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_FIRST));
-    while (err == ERR_OK) {
-        const uint8_t *bytes = key.mv_data;
-        if (key.mv_size == STORE_DUE_KEY_BYTES &&
-            memcmp(bytes + 12, id->bytes, MSG_ID_BYTES) == 0) {
-            store_account(store, 0);
-            err = store_err(mdb_cursor_del(cursor, 0));
-            break;
-        }
-        err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT));
-    }
-    mdb_cursor_close(cursor);
-    return err == ERR_NOT_FOUND ? ERR_OK : err;
 }
 
 /*

@@ -98,6 +98,51 @@ static void test_an_empty_queue_has_no_bytes_in_bodies(void **state)
     queue_check(f, false);
 }
 
+/*
+ * ---- the due index ----
+ */
+
+/* The entries of messages 1 and 2 are a second early, with seals that fit. */
+static void entries_early(struct raw *r)
+{
+    for (uint64_t n = 1; n <= 2; n++) {
+        uint8_t key[12 + MSG_ID_BYTES];
+        uint8_t value[12] = {0};
+        be32_put(key, record_route(SLICE("main")));
+        be64_put(key + 4, 2000 + n);
+        memcpy(key + 12, id_key(n).data, MSG_ID_BYTES);
+        raw_delete(r, "due", slice_of(key, sizeof key));
+        be64_put(key + 4, 1000 + n);
+        be32_put(value + 8, crc32c(crc32c(0, slice_of(key, sizeof key)), slice_of(value, 8)));
+        raw_put(r, "due", slice_of(key, sizeof key), slice_of(value, sizeof value));
+    }
+}
+
+/* One that does not is found by whoever moves its message; the others are set right with it. */
+static void test_the_index_says_what_the_states_say(void **state)
+{
+    struct fixture *f = *state;
+    struct store_due due[4];
+    enum err err;
+    uint32_t route = record_route(SLICE("main"));
+    queue_open(f);
+    for (uint64_t n = 1; n <= 3; n++) {
+        struct want want = plain;
+        want.due_q = 2000 + n;
+        message_commit(f, n, 10, &want);
+    }
+    queue_close(f);
+    raw_do(f->directory, entries_early);
+    queue_open(f);
+    assert_int_equal(store_due_after(f->store, route, NULL, due, 4, &err), 3);
+    assert_int_equal(due[1].due_q, 1002);
+    message_drop(f, 1);
+    assert_int_equal(store_due_after(f->store, route, NULL, due, 4, &err), 2);
+    assert_int_equal(due[0].due_q, 2002);
+    assert_int_equal(due[1].due_q, 2003);
+    queue_check(f, false);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -106,6 +151,7 @@ int main(void)
         CASE(test_a_stale_entry_in_the_list_does_not_take_the_body_of_its_message),
         CASE(test_a_lost_chunk_leaves_nothing_in_the_sum_of_bodies),
         CASE(test_an_empty_queue_has_no_bytes_in_bodies),
+        CASE(test_the_index_says_what_the_states_say),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
