@@ -4,18 +4,20 @@
  *
  *   1  a copy is written beside it (new.mdb), synced, and its pages are verified
  *   2  nobody else may have the queue open (swap.lock, exclusive); readers of this process wait
- *   3  LMDB lets go of the old file; lock.mdb is removed; new.mdb is renamed; the directory is
- *      synced; LMDB opens the new one, for the readers too
+ *   3  LMDB lets go of the old file; an empty lock.mdb that has its blocks takes the place of the
+ *      old one; new.mdb is renamed; the directory is synced; LMDB opens the new one, for the
+ *      readers too
  *
  * The writing thread does it, so nothing is committed between 1 and 3. A copy counts its
  * transactions from 1 again: with what another process, or an old lock.mdb, believes about
- * transactions, pages that somebody reads would be written over. Hence the lock, and the removal.
+ * transactions, pages that somebody reads would be written over. Hence the lock, and the empty
+ * lock.mdb.
  *
- * A crash leaves the old file or the new one under the name, with the same content, and perhaps no
- * lock.mdb: each of these opens. What fails before the rename leaves the old file in use. After it
- * there is only one way: on with the new file; when that cannot be opened, or may not be there
- * after a power loss, the store takes nothing more (ERR_IN_DOUBT), and a restart finds what there
- * is.
+ * A crash leaves the old file or the new one under the name, with the same content, and the old
+ * lock.mdb or an empty one: each of these opens. What fails before the rename leaves the old file
+ * in use. After it there is only one way: on with the new file; when that cannot be opened, or may
+ * not be there after a power loss, the store takes nothing more (ERR_IN_DOUBT), and a restart finds
+ * what there is.
  */
 #include "daemon/store/store_internal.h"
 #include "daemon/store/store_pages.h"
@@ -139,6 +141,7 @@ struct compaction {
     char data[STORE_PATH_BYTES_MAX];
     char lock[STORE_PATH_BYTES_MAX];
     char fresh[STORE_PATH_BYTES_MAX];
+    char fresh_lock[STORE_PATH_BYTES_MAX];
     uint64_t before_bytes, after_bytes;
     bool replaced; /* data.mdb is the new file */
 };
@@ -158,7 +161,8 @@ static enum err paths_make(struct compaction *k)
     int len = snprintf(k->directory, sizeof k->directory, "%s", directory); /* it goes with env */
     bool fits =
         len > 0 && (size_t)len < sizeof k->directory && path_join(k->data, directory, "data.mdb") &&
-        path_join(k->lock, directory, "lock.mdb") && path_join(k->fresh, directory, "new.mdb");
+        path_join(k->lock, directory, "lock.mdb") && path_join(k->fresh, directory, "new.mdb") &&
+        path_join(k->fresh_lock, directory, "new.mdb-lock");
     return fits ? ERR_OK : ERR_LIMIT;
 }
 
@@ -232,13 +236,29 @@ static bool lock_file_is_free(const char *path)
     return is_free;
 }
 
+/* LMDB maps what it finds under the name, so there is never a lock.mdb without blocks. */
+static enum err lock_file_replace(struct compaction *k)
+{
+    struct store_report unsaid; /* the result says enough: the disk is full, or fails */
+    unlink(k->fresh_lock);      /* of a compaction that was cut off */
+    enum err err = store_lock_file_reserve(k->fresh_lock, &unsaid);
+    if (err == ERR_OK && rename(k->fresh_lock, k->lock) != 0) {
+        err = store_err(errno);
+    }
+    if (err != ERR_OK) {
+        unlink(k->fresh_lock);
+    }
+    return err;
+}
+
 static enum err file_replace(struct compaction *k)
 {
     if (!lock_file_is_free(k->lock)) {
         return ERR_BUSY;
     }
-    if (unlink(k->lock) != 0 && errno != ENOENT) {
-        return store_err(errno);
+    enum err lock_err = lock_file_replace(k);
+    if (lock_err != ERR_OK) {
+        return lock_err;
     }
     if (rename(k->fresh, k->data) != 0) {
         return store_err(errno);

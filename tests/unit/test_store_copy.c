@@ -19,7 +19,7 @@
 
 /* ---- system calls on demand; see the end ---- */
 
-enum call { CALL_NONE, CALL_FSYNC, CALL_RENAME, CALL_UNLINK };
+enum call { CALL_NONE, CALL_FSYNC, CALL_RENAME, CALL_RENAME_LOCK, CALL_RESERVE };
 
 static _Atomic uint64_t calls_made;        /* of those that are taken over, but write */
 static _Atomic uint64_t calls_until_exit;  /* 0: never */
@@ -346,6 +346,27 @@ static void test_compaction_shrinks_and_loses_nothing(void **state)
     assert_same_walk(&before, &after);
 }
 
+/* LMDB writes to its table of readers through a map: on a disk that is full by then, a page of it
+ * without a block would be the end of the daemon. */
+static void test_compaction_has_blocks_for_the_lock_file(void **state)
+{
+    struct fixture *f = *state;
+    struct stat opened;
+    struct stat compacted;
+    char lock[160];
+    uint64_t before = 0;
+    uint64_t after = 0;
+    file_path(f, "lock.mdb", lock);
+    queue_open(f);
+    queue_fill(f, FEW);
+    assert_int_equal(stat(lock, &opened), 0);
+    assert_int_equal(store_compact(f->store, &before, &after), ERR_OK);
+    assert_int_equal(stat(lock, &compacted), 0);
+    assert_true(compacted.st_ino != opened.st_ino);
+    assert_int_equal(compacted.st_blocks, opened.st_blocks);
+    assert_int_equal(compacted.st_mode & 07777, 0600);
+}
+
 static void test_compaction_of_an_empty_queue(void **state)
 {
     struct fixture *f = *state;
@@ -554,13 +575,23 @@ static void compaction_fails(struct fixture *f, enum call call, enum err expecte
     uint64_t before = 0;
     uint64_t after = 0;
     char fresh[160];
+    char fresh_lock[160];
+    char lock[160];
+    struct stat st;
     file_path(f, "new.mdb", fresh);
+    file_path(f, "new.mdb-lock", fresh_lock);
+    file_path(f, "lock.mdb", lock);
+    assert_int_equal(stat(lock, &st), 0);
+    blkcnt_t lock_blocks = st.st_blocks;
     struct walk walk = walk_all(f, MESSAGES);
     atomic_store(&call_that_fails, call);
     enum err err = store_compact(f->store, &before, &after);
     atomic_store(&call_that_fails, CALL_NONE);
     assert_int_equal(err, expected);
     assert_false(file_exists(fresh));
+    assert_false(file_exists(fresh_lock));
+    assert_int_equal(stat(lock, &st), 0);
+    assert_int_equal(st.st_blocks, lock_blocks);
     struct walk still = walk_all(f, MESSAGES);
     assert_same_walk(&walk, &still);
 }
@@ -570,7 +601,8 @@ static void test_what_fails_before_the_rename_leaves_the_old_file_in_use(void **
     struct fixture *f = *state;
     queue_prepare(f);
     compaction_fails(f, CALL_FSYNC, ERR_IO);
-    compaction_fails(f, CALL_UNLINK, ERR_IO);
+    compaction_fails(f, CALL_RESERVE, ERR_FULL);
+    compaction_fails(f, CALL_RENAME_LOCK, ERR_IO);
     compaction_fails(f, CALL_RENAME, ERR_IO);
     churn(f);
     queue_close(f);
@@ -614,20 +646,33 @@ static int child_compacts(struct fixture *f)
     return store_compact(f->store, &before, &after) == ERR_OK ? 0 : 2;
 }
 
+static ino_t inode_of(const struct fixture *f, const char *name)
+{
+    struct stat st;
+    char path[160];
+    file_path(f, name, path);
+    assert_int_equal(stat(path, &st), 0);
+    return st.st_ino;
+}
+
+/* What it ended with; one more when it left the old file with the new table of readers. */
 static int compaction_dies(struct fixture *f, const struct walk *before, uint64_t call,
                            uint64_t write)
 {
     char fresh[160];
+    ino_t data = inode_of(f, "data.mdb");
+    ino_t lock = inode_of(f, "lock.mdb");
     atomic_store(&calls_until_exit, call);
     atomic_store(&writes_until_exit, write);
     int code = in_child(child_compacts, f);
     atomic_store(&calls_until_exit, 0);
     atomic_store(&writes_until_exit, 0);
-    file_path(f, "lock.mdb", fresh);
-    bool without_lock = !file_exists(fresh);
+    bool in_between = inode_of(f, "data.mdb") == data && inode_of(f, "lock.mdb") != lock;
     queue_open(f);
     file_path(f, "new.mdb", fresh);
     assert_false(file_exists(fresh)); /* what was half written is gone */
+    file_path(f, "new.mdb-lock", fresh);
+    assert_false(file_exists(fresh));
     struct walk after = walk_all(f, FEW);
     assert_same_walk(before, &after);
     struct want want = want_of(FEW + 1);
@@ -639,14 +684,14 @@ static int compaction_dies(struct fixture *f, const struct walk *before, uint64_
     commit(f);
     queue_close(f);
     assert_sound(f, f->directory);
-    return without_lock ? code + 1 : code;
+    return in_between ? code + 1 : code;
 }
 
 static void test_a_death_at_any_call_leaves_a_queue_that_opens(void **state)
 {
     struct fixture *f = *state;
     uint64_t deaths = 0;
-    uint64_t without_lock = 0;
+    uint64_t in_between = 0;
     int code = 77;
     queue_open(f);
     queue_fill(f, FEW);
@@ -657,10 +702,10 @@ static void test_a_death_at_any_call_leaves_a_queue_that_opens(void **state)
         code = compaction_dies(f, &before, at, 0);
         assert_true(code == 77 || code == 78 || code == 0);
         deaths += code != 0;
-        without_lock += code == 78;
+        in_between += code == 78;
     }
     assert_true(deaths >= turns(8, 2));
-    assert_true(without_lock >= 1); /* between the removal of lock.mdb and its return */
+    assert_true(in_between >= turns(1, 0));
     for (uint64_t at = 1; at < turns(20, 2); at += 6) {
         assert_int_equal(compaction_dies(f, &before, 0, at), 77);
     }
@@ -742,6 +787,7 @@ int main(void)
         CASE(test_backup_tells_progress_and_can_be_stopped),
         CASE(test_backup_of_a_file_with_a_lost_page),
         CASE(test_compaction_shrinks_and_loses_nothing),
+        CASE(test_compaction_has_blocks_for_the_lock_file),
         CASE(test_compaction_of_an_empty_queue),
         CASE(test_readers_go_on_through_compactions),
         CASE(test_compaction_is_busy_while_another_process_reads),
@@ -768,7 +814,7 @@ static bool call_fails(enum call call)
         _exit(77);
     }
     if (call != CALL_NONE && atomic_load(&call_that_fails) == (int)call) {
-        errno = EIO;
+        errno = call == CALL_RESERVE ? ENOSPC : EIO;
         return true;
     }
     return false;
@@ -796,19 +842,30 @@ int fsync(int fd)
     return (int)syscall(SYS_fsync, fd);
 }
 
+static bool path_ends(const char *path, const char *name)
+{
+    const char *slash = strrchr(path, '/');
+    return slash != NULL && strcmp(slash + 1, name) == 0;
+}
+
 int rename(const char *from, const char *to)
 {
-    return call_fails(CALL_RENAME) ? -1
-                                   : (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+    return call_fails(path_ends(to, "lock.mdb") ? CALL_RENAME_LOCK : CALL_RENAME)
+               ? -1
+               : (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
 }
 
 int unlink(const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    bool is_lock = slash != NULL && strcmp(slash, "/lock.mdb") == 0;
-    return call_fails(is_lock ? CALL_UNLINK : CALL_NONE)
+    return call_fails(CALL_NONE) ? -1 : (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+}
+
+/* Blocks for the lock file are asked for without a length, those of the queue's file with one. */
+int fallocate(int fd, int mode, off_t from, off_t len)
+{
+    return call_fails(mode == FALLOC_FL_KEEP_SIZE ? CALL_RESERVE : CALL_NONE)
                ? -1
-               : (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+               : (int)syscall(SYS_fallocate, fd, mode, from, len);
 }
 
 int flock(int fd, int operation)
