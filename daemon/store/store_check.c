@@ -51,15 +51,25 @@ void check_finding(struct check *c, const struct msg_id *id, const char *format,
     }
 }
 
+/* Of the writer at work, which may have started while this reads. */
+static uint64_t writer_map_bytes(const struct check *c)
+{
+    uint64_t bytes = store_owner_map_get(c->owner_fd);
+    return bytes == 0 ? c->store.map_bytes : bytes;
+}
+
 bool check_is_in_the_way(struct check *c)
 {
     MDB_envinfo info;
     if (c->is_copy || mdb_env_info(c->store.env, &info) != MDB_SUCCESS) {
         return false;
     }
+    if (info.me_last_pgno == c->last_page) {
+        return false;
+    }
     uint64_t bytes = ((uint64_t)info.me_last_pgno + 1) * c->store.page_bytes;
-    if (info.me_last_pgno == c->last_page ||
-        bytes <= c->store.map_bytes - c->store.map_bytes / MAP_SPARE_SHARE) {
+    uint64_t map_bytes = writer_map_bytes(c);
+    if (bytes <= map_bytes - map_bytes / MAP_SPARE_SHARE) {
         return false;
     }
     store_problem(c->report, "stopped, so that the queue can go on taking mail: its file grows "
@@ -205,6 +215,7 @@ enum err check_open(struct check *c, const char *path)
 {
     enum err err = ERR_OK;
     c->swap_fd = -1;
+    c->owner_fd = c->is_copy ? -1 : store_owner_open(path);
     if (!c->is_copy) {
         err = store_swap_enter(path, false, &c->swap_fd, c->report);
     }
@@ -233,6 +244,9 @@ void check_close(struct check *c)
     }
     if (c->swap_fd >= 0) {
         close(c->swap_fd);
+    }
+    if (c->owner_fd >= 0) {
+        close(c->owner_fd);
     }
     free(c->scratch);
     free(c->content);

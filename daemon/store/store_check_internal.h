@@ -29,6 +29,7 @@ struct check {
         store;        /* of it: what reading takes (env, dbs, data_fd, map, page and chunk size) */
     MDB_txn *txn;     /* owned; the commit that is judged, pinned */
     int swap_fd;      /* owned; -1: none */
+    int owner_fd;     /* owned; where the writer says how long its map is; -1: nowhere */
     bool is_copy;     /* one file that nobody else uses, instead of a queue's directory */
     uint8_t *scratch; /* owned, one chunk: for store_chunk_read */
     uint8_t *content; /* owned, one chunk */

@@ -217,6 +217,7 @@ static struct check *check_prepare(struct backup *b, bool is_copy, uint64_t from
         .out = &b->found,
         .report = b->report,
         .swap_fd = -1,
+        .owner_fd = -1,
     };
     return &b->check;
 }

@@ -175,6 +175,8 @@ static enum err open_env(struct opening *o)
     store->allocated_bytes = o->used_bytes;
     if (store->read_only) {
         store_lock_file_give(o->config->directory, store->data_fd);
+    } else {
+        store_owner_map_set(store->owner_fd, store->map_bytes);
     }
     return ERR_OK;
 }

@@ -135,11 +135,55 @@ enum err store_directory_prepare(const struct store_config *config, struct store
     return file_system_check(directory, report);
 }
 
+#define OWNER_NAME       "owner.lock"
+#define OWNER_BYTES_MAX  64
+#define OWNER_MAP_PREFIX "map "
+
+/* Over what stands there, which is cut off behind it only then: on a full disk there may be no
+ * block for it otherwise. The lock holds all the same. */
+static void owner_write(int fd, const char *text)
+{
+    size_t len = strlen(text);
+    if (pwrite(fd, text, len, 0) != (ssize_t)len || ftruncate(fd, (off_t)len) != 0) {
+        return;
+    }
+}
+
+void store_owner_map_set(int fd, uint64_t map_bytes)
+{
+    char text[OWNER_BYTES_MAX];
+    snprintf(text, sizeof text, "%ld\n" OWNER_MAP_PREFIX "%llu\n", (long)getpid(),
+             (unsigned long long)map_bytes);
+    owner_write(fd, text);
+}
+
+int store_owner_open(const char *directory)
+{
+    char path[STORE_PATH_BYTES_MAX];
+    return path_join(path, directory, OWNER_NAME) ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+                                                  : -1;
+}
+
+uint64_t store_owner_map_get(int fd)
+{
+    uint8_t text[OWNER_BYTES_MAX];
+    uint64_t bytes = 0;
+    ssize_t len = fd < 0 ? -1 : pread(fd, text, sizeof text, 0);
+    struct slice rest = slice_of(text, len < 0 ? 0 : (size_t)len);
+    struct slice prefix = SLICE("\n" OWNER_MAP_PREFIX);
+    rest = slice_tail(rest, slice_find(rest, '\n'));
+    if (!slice_starts_with(rest, prefix)) {
+        return 0;
+    }
+    rest = slice_tail(rest, prefix.len);
+    return u64_parse(slice_head(rest, slice_find(rest, '\n')), &bytes) ? bytes : 0;
+}
+
 /* The lock goes with the process, however it ends. The number in the file is for people. */
 enum err store_owner_lock(const char *directory, int *out_fd, struct store_report *report)
 {
     char path[STORE_PATH_BYTES_MAX];
-    if (!path_join(path, directory, "owner.lock")) {
+    if (!path_join(path, directory, OWNER_NAME)) {
         return ERR_LIMIT;
     }
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -162,10 +206,8 @@ enum err store_owner_lock(const char *directory, int *out_fd, struct store_repor
         close(fd);
         return err;
     }
-    int len = snprintf(text, sizeof text, "%ld\n", (long)getpid());
-    if (ftruncate(fd, 0) == 0 && pwrite(fd, text, (size_t)len, 0) < 0) {
-        text[0] = '\0'; /* the lock holds all the same */
-    }
+    snprintf(text, sizeof text, "%ld\n", (long)getpid());
+    owner_write(fd, text);
     if (!path_join(suspect_path, directory, SUSPECT_NAME)) {
         suspect_path[0] = '\0';
     }

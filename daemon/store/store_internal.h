@@ -263,6 +263,14 @@ MUST_CHECK enum err store_directory_prepare(const struct store_config *config,
                                             struct store_report *report);
 MUST_CHECK enum err store_owner_lock(const char *directory, int *out_fd,
                                      struct store_report *report);
+/*
+ * How long the owner's map is. LMDB remembers the longest one that a queue ever had, and that is
+ * what a reader of another process gets to know from it. Open: -1 when there is no such file. Get:
+ * 0 when it does not say.
+ */
+void store_owner_map_set(int fd, uint64_t map_bytes);
+MUST_CHECK int store_owner_open(const char *directory);
+MUST_CHECK uint64_t store_owner_map_get(int fd);
 /* Blocks for LMDB's lock file at path, before LMDB maps it. */
 MUST_CHECK enum err store_lock_file_reserve(const char *path, struct store_report *report);
 MUST_CHECK enum err store_file_create(const struct store_config *config,

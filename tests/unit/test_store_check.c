@@ -979,14 +979,19 @@ static enum err large_commit(struct fixture *f, uint64_t number)
     return err == ERR_OK ? store_commit(f->store) : err;
 }
 
-static void test_check_gives_way_before_the_map_is_full(void **state)
+/* A queue whose map has room for 67 MiB. */
+static void small_map(struct fixture *f)
 {
-    struct fixture *f = *state;
-    int up[2];
-    int down[2];
     f->config.queue_bytes_max = 2 * MIB;
     f->config.history_bytes_max = 1 * MIB;
     f->config.chunk_bytes = (uint32_t)turns(0, 65536);
+}
+
+/* A check ends before the writer's 62 MiB do, and each of them is committed. */
+static void check_gives_way(struct fixture *f)
+{
+    int up[2];
+    int down[2];
     queue_open(f);
     begin(f);
     for (uint64_t n = 7; n <= 7 * turns(300, 130); n += 7) { /* many rows, no bodies */
@@ -1019,7 +1024,7 @@ static void test_check_gives_way_before_the_map_is_full(void **state)
     enum err err = ERR_OK;
     uint64_t bodies = 0;
     while (read(up[0], &byte, 1) == 1) {
-        while (err == ERR_OK && bodies < 62) { /* the map has room for 67 */
+        while (err == ERR_OK && bodies < 62) {
             err = large_commit(f, ++bodies);
         }
         assert_true(write(down[1], &byte, 1) == 1 || errno == EPIPE);
@@ -1031,6 +1036,28 @@ static void test_check_gives_way_before_the_map_is_full(void **state)
     assert_int_equal(err, ERR_OK);
     close(up[0]);
     close(down[1]);
+}
+
+static void test_check_gives_way_before_the_map_is_full(void **state)
+{
+    struct fixture *f = *state;
+    small_map(f);
+    check_gives_way(f);
+}
+
+/* LMDB remembers the longest map; the writer's is shorter. */
+static void test_check_gives_way_after_queue_max_was_lowered(void **state)
+{
+    struct fixture *f = *state;
+    f->config.queue_bytes_max = 512 * MIB;
+    queue_open(f);
+    begin(f);
+    struct want want = want_of(1);
+    message_add(f, &want);
+    commit(f);
+    queue_close(f);
+    small_map(f);
+    check_gives_way(f);
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -1050,6 +1077,7 @@ int main(void)
         CASE(test_damaged_pages_are_a_finding_and_nothing_is_read_of_them),
         CASE(test_check_tells_progress_and_can_be_stopped),
         CASE(test_check_gives_way_before_the_map_is_full),
+        CASE(test_check_gives_way_after_queue_max_was_lowered),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
