@@ -6,7 +6,7 @@
  * not used again while it lasts, so a writer at work does no harm to either.
  *
  * The price is that the writer cannot use freed pages again meanwhile and its file grows. A check
- * gives way before that fills the map.
+ * gives way before that fills the map, or the disk.
  */
 #include "daemon/store/store_check_internal.h"
 #include "daemon/store/store_pages.h"
@@ -69,12 +69,15 @@ bool check_is_in_the_way(struct check *c)
     }
     uint64_t bytes = ((uint64_t)info.me_last_pgno + 1) * c->store.page_bytes;
     uint64_t map_bytes = writer_map_bytes(c);
-    if (bytes <= map_bytes - map_bytes / MAP_SPARE_SHARE) {
+    bool map_is_low = bytes > map_bytes - map_bytes / MAP_SPARE_SHARE;
+    if (!map_is_low && !store_disk_is_low(&c->store)) {
         return false;
     }
-    store_problem(c->report, "stopped, so that the queue can go on taking mail: its file grows "
-                             "while it is read, and is almost as large as it may get. Try again "
-                             "when less mail comes in");
+    store_problem(c->report,
+                  "stopped, so that the queue can go on taking mail: its file grows while it is "
+                  "read, and %s",
+                  map_is_low ? "is almost as large as it may get. Try again when less mail comes in"
+                             : "its disk is almost full. Make room there and try again");
     c->stopped = ERR_LIMIT;
     return true;
 }

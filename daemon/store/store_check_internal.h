@@ -66,7 +66,8 @@ MUST_CHECK enum err check_run(struct check *c, const char *path);
 
 /*
  * A commit that is pinned keeps the writer from using pages again that it has freed. True: the file
- * has grown so near its bound meanwhile that the reader has to give way. Sets stopped and says so.
+ * has grown so near its bound, or the disk's, meanwhile that the reader has to give way. Sets
+ * stopped and says so.
  */
 MUST_CHECK bool check_is_in_the_way(struct check *c);
 

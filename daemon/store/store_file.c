@@ -18,6 +18,11 @@
 
 /* Blocks that are asked for ahead of what is used. */
 #define ALLOCATE_BYTES (4u << 20)
+/* What the disk must have left while somebody keeps freed pages from the writer: for the blocks
+ * that are asked for ahead, twice, since more is committed before the reader has looked again. Of
+ * a small disk no more than this share. */
+#define DISK_SPARE_BYTES (4u * ALLOCATE_BYTES)
+#define DISK_SPARE_SHARE 8u
 /* The map while a queue is made: it holds the names of the databases and two records. */
 #define CREATE_MAP_BYTES (1u << 20)
 #define SUSPECT_NAME     "suspect"
@@ -521,6 +526,17 @@ bool store_disk_has(const struct store *store, uint64_t bytes)
     struct statvfs fs;
     return fstatvfs(store->data_fd, &fs) == 0 &&
            bytes / (fs.f_frsize == 0 ? 1 : fs.f_frsize) < fs.f_bavail;
+}
+
+bool store_disk_is_low(const struct store *store)
+{
+    struct statvfs fs;
+    if (fstatvfs(store->data_fd, &fs) != 0) {
+        return false;
+    }
+    uint64_t block_bytes = fs.f_frsize == 0 ? 1 : fs.f_frsize;
+    uint64_t spare = u64_min(DISK_SPARE_BYTES, fs.f_blocks * block_bytes / DISK_SPARE_SHARE);
+    return fs.f_bavail <= spare / block_bytes;
 }
 
 /*

@@ -280,6 +280,8 @@ MUST_CHECK enum err store_file_check(const char *directory, uint64_t *out_used_b
 MUST_CHECK enum err store_file_extend(struct store *store, uint64_t bytes);
 void store_file_allocate(struct store *store);
 MUST_CHECK bool store_disk_has(const struct store *store, uint64_t bytes);
+/* So little is left on the disk that a file which goes on growing will soon find none. */
+MUST_CHECK bool store_disk_is_low(const struct store *store);
 void store_fault_range_set(const uint8_t *map, uint64_t bytes);
 
 /* store_env.c */

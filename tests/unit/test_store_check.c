@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/statvfs.h>
 
 #define MESSAGES  turns(60, 30)
 #define RECEIVING 95u /* a body of three pieces, of which two are there */
@@ -987,8 +988,19 @@ static void small_map(struct fixture *f)
     f->config.chunk_bytes = (uint32_t)turns(0, 65536);
 }
 
-/* A check ends before the writer's 62 MiB do, and each of them is committed. */
-static void check_gives_way(struct fixture *f)
+struct disk {
+    uint64_t bytes, free_bytes;
+};
+
+#define DISK_LARGE                                                                                 \
+    {                                                                                              \
+        1024 * 1024 * MIB, 1024 * 1024 * MIB                                                       \
+    }
+
+static struct disk disk = DISK_LARGE; /* as the store sees it; see the end */
+
+/* The writer commits 62 MiB while a check reads, which gives way, or comes to its end. */
+static void check_beside_growth(struct fixture *f, struct disk seen, bool gives_way)
 {
     int up[2];
     int down[2];
@@ -1010,13 +1022,15 @@ static void check_gives_way(struct fixture *f)
         int pipes[3] = {-1, up[1], down[0]};
         close(up[0]);
         close(down[1]);
+        disk = seen;
         enum err err =
             store_check(f->directory, finding_take, &found, grow, pipes, &out, &f->report);
         bool gave_way = err == ERR_LIMIT && strstr(f->report.problem, "taking mail") != NULL;
-        if (!gave_way) {
+        bool right = gives_way ? gave_way : err == ERR_OK;
+        if (!right) {
             print_error("%s: %s\n%s", err_text(err), f->report.problem, found.text);
         }
-        _exit(gave_way ? 0 : 1);
+        _exit(right ? 0 : 1);
     }
     close(up[1]);
     close(down[0]);
@@ -1042,7 +1056,7 @@ static void test_check_gives_way_before_the_map_is_full(void **state)
 {
     struct fixture *f = *state;
     small_map(f);
-    check_gives_way(f);
+    check_beside_growth(f, (struct disk)DISK_LARGE, true);
 }
 
 /* LMDB remembers the longest map; the writer's is shorter. */
@@ -1057,7 +1071,32 @@ static void test_check_gives_way_after_queue_max_was_lowered(void **state)
     commit(f);
     queue_close(f);
     small_map(f);
-    check_gives_way(f);
+    check_beside_growth(f, (struct disk)DISK_LARGE, true);
+}
+
+static void test_check_gives_way_before_the_disk_is_full(void **state)
+{
+    struct fixture *f = *state;
+    check_beside_growth(f, (struct disk){1024 * MIB, 15 * MIB}, true);
+}
+
+static void test_check_goes_on_where_the_disk_has_room(void **state)
+{
+    struct fixture *f = *state;
+    check_beside_growth(f, (struct disk){1024 * MIB, 17 * MIB}, false);
+}
+
+/* What a large disk must have left may be more than a small one ever had. */
+static void test_check_takes_a_small_disk_for_small(void **state)
+{
+    struct fixture *f = *state;
+    check_beside_growth(f, (struct disk){64 * MIB, 9 * MIB}, false);
+}
+
+static void test_check_gives_way_on_a_small_disk(void **state)
+{
+    struct fixture *f = *state;
+    check_beside_growth(f, (struct disk){64 * MIB, 7 * MIB}, true);
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -1078,7 +1117,20 @@ int main(void)
         CASE(test_check_tells_progress_and_can_be_stopped),
         CASE(test_check_gives_way_before_the_map_is_full),
         CASE(test_check_gives_way_after_queue_max_was_lowered),
+        CASE(test_check_gives_way_before_the_disk_is_full),
+        CASE(test_check_goes_on_where_the_disk_has_room),
+        CASE(test_check_takes_a_small_disk_for_small),
+        CASE(test_check_gives_way_on_a_small_disk),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+/* Before libc's, for everything in this process. */
+int fstatvfs(int fd, struct statvfs *fs)
+{
+    (void)fd;
+    *fs = (struct statvfs){
+        .f_frsize = 4096, .f_blocks = disk.bytes / 4096, .f_bavail = disk.free_bytes / 4096};
+    return 0;
 }
