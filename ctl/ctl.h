@@ -36,7 +36,8 @@ enum ctl_exit {
     CTL_EXIT_OUTPUT = 74, /* standard output could not be written */
     CTL_EXIT_TIMED_OUT = 75,
     CTL_EXIT_NOT_PERMITTED = 77,
-    CTL_EXIT_CONFIG = 78
+    CTL_EXIT_CONFIG = 78,
+    CTL_EXIT_SIGNAL = 128 /* and its number: a signal stopped it, and it has tidied up */
 };
 
 #define CTL_CONFIG_FILE     "/etc/tasuki/tasuki.conf"

@@ -4,7 +4,30 @@
 #include "daemon/config/config.h"
 #include "daemon/store/store.h"
 
+#include <signal.h>
 #include <unistd.h>
+
+/* A half-written copy is not to be left behind, whoever ends the backup: it is stopped between two
+ * pieces, and the store removes what there is of it. */
+static volatile sig_atomic_t signal_taken; /* its number; 0: none */
+
+static void signal_note(int number)
+{
+    signal_taken = number;
+}
+
+/* One that was ignored from the start (nohup) stays so. */
+static void signals_take(void)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    const struct sigaction note = {.sa_handler = signal_note, .sa_flags = SA_RESTART};
+    for (size_t index = 0; index < sizeof numbers / sizeof numbers[0]; index++) {
+        struct sigaction before;
+        if (sigaction(numbers[index], NULL, &before) == 0 && before.sa_handler != SIG_IGN) {
+            (void)sigaction(numbers[index], &note, NULL);
+        }
+    }
+}
 
 struct progress {
     const struct ctl *c;
@@ -18,7 +41,7 @@ static bool show_progress(void *ctx, uint64_t done, uint64_t total)
         fprintf(stderr, "\r%3u %% ", (unsigned)(done >= total ? 100 : done * 100 / total));
         p->shown = true;
     }
-    return true;
+    return signal_taken == 0;
 }
 
 static enum ctl_exit exit_of(enum err err)
@@ -28,6 +51,8 @@ static enum ctl_exit exit_of(enum err err)
         return CTL_EXIT_NOT_PERMITTED;
     case ERR_EXISTS:
         return CTL_EXIT_USAGE;
+    case ERR_CANCELLED:
+        return (enum ctl_exit)(CTL_EXIT_SIGNAL + signal_taken);
     default:
         return CTL_EXIT_NO;
     }
@@ -62,6 +87,7 @@ enum ctl_exit ctl_backup_run(struct ctl *c)
         return ctl_say_problem(c, &problem);
     }
     const char *directory = config != NULL ? config->state : CTL_STATE_DIRECTORY;
+    signals_take();
     enum err err = store_backup(directory, file, show_progress, &progress, &report);
     if (progress.shown) {
         fputs("\r      \r", stderr);

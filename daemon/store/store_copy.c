@@ -354,6 +354,10 @@ static enum err copy_check(struct backup *b)
                       problem);
         return ERR_OK;
     }
+    if (err == ERR_CANCELLED) {
+        store_problem(b->report, "stopped: %s is made and whole, but was not verified to its end",
+                      b->path);
+    }
     if (err == ERR_DAMAGED) {
         store_problem(b->report,
                       "%s is made, but is not sound, as probably is the queue itself "
@@ -376,11 +380,17 @@ static enum err backup_run(struct backup *b)
     if (b->fd >= 0 && close(b->fd) != 0 && err == ERR_OK) {
         err = failed(b, "cannot write", b->part, err_from_errno(errno));
     }
+    if (err == ERR_OK && !stage_progress(&b->stage, 1, 1)) { /* the sync may have taken long */
+        err = ERR_CANCELLED;
+    }
     if (err == ERR_OK) {
         err = part_finish(b);
     }
     if (b->made) {
         unlink(b->part);
+    }
+    if (err == ERR_CANCELLED) {
+        store_problem(b->report, "stopped: nothing of the copy %s is left", b->path);
     }
     return err == ERR_OK ? copy_check(b) : err;
 }

@@ -1,10 +1,13 @@
 """History, why, transcript, trash, counts, backup and compact, with the real daemon."""
 
+import os
+import signal
 import smtplib
+import subprocess
 
 import pytest
 
-from peers import PASSWORD, section, wait_until
+from peers import BUILD, PASSWORD, PATIENCE_S, section, wait_until
 
 
 def plain(port, **more):
@@ -146,6 +149,28 @@ def test_backup_is_sound_and_can_be_gone_back_to(waiting, tmp_path):
     daemon.start()
     assert sorted(m["id"] for m in daemon.queue()) == sorted(ids)
     assert [r["id"] for r in daemon.ctl("history", "--json").rows()] == [gone]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_backup_that_a_signal_stops_leaves_nothing(waiting, tmp_path, number):
+    daemon, _, _, _ = waiting
+    for _ in range(8):
+        daemon.send(body=b"Subject: large\r\n\r\n" + (b"x" * 76 + b"\r\n") * 50000)
+    copy, part = tmp_path / "copy.mdb", tmp_path / "copy.mdb.part"
+    with subprocess.Popen([str(BUILD / "tasukictl"), "-c", str(daemon.file), "backup", str(copy)],
+                          stderr=subprocess.PIPE,  # a test in the background may ignore it
+                          preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)) as backup:
+        while not part.exists() and backup.poll() is None:
+            pass
+        backup.send_signal(signal.SIGSTOP)  # it cannot be done before the other one comes
+        os.waitid(os.P_PID, backup.pid, os.WSTOPPED | os.WNOWAIT)
+        assert part.exists() and not copy.exists()
+        backup.send_signal(number)
+        backup.send_signal(signal.SIGCONT)
+        said = backup.communicate(timeout=PATIENCE_S)[1].decode()
+    assert backup.returncode == 128 + number and "nothing of the copy" in said
+    assert list(tmp_path.glob("copy*")) == []
+    assert daemon.ctl("backup", str(copy)).code == 0
 
 
 def test_compact(waiting):
