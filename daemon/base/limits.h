@@ -4,6 +4,8 @@
 #ifndef TASUKI_BASE_LIMITS_H
 #define TASUKI_BASE_LIMITS_H
 
+#include <stdint.h>
+
 /* SMTP. RFC 5321 4.5.3.1: a path has at most 256 octets, a local part 64, a domain 255. */
 #define SMTP_LOCAL_BYTES_MAX      64
 #define SMTP_DOMAIN_BYTES_MAX     255
@@ -33,6 +35,14 @@
 #define WORKERS_MAX          16
 #define BODY_CHUNK_BYTES_MAX 65536 /* handed to the store at once; daemon/decisions/0004 */
 #define JOB_RECIPIENTS_MAX   100000
+
+/*
+ * The queue's file. Opening verifies its pages, with one bit of memory for each: 128 MiB for the
+ * longest. What queue-max and history-max allow together fits into it: schema/STORE.md, the map.
+ */
+#define STORE_FILE_BYTES_MAX ((uint64_t)4 << 40)
+#define QUEUE_BYTES_MAX      ((uint64_t)1 << 40)   /* of queue-max */
+#define HISTORY_BYTES_MAX    ((uint64_t)512 << 30) /* of history-max */
 
 /* Control socket. */
 #define CONTROL_REQUEST_BYTES_MAX 65536

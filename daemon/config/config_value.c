@@ -71,8 +71,8 @@ static struct bounds bounds_of(const struct config_setting *setting)
 {
     static const struct bounds rows[CONFIG_ROW_COUNT] = {
         [CONFIG_ROW_GLOBAL_max_size] = {KIB, 2 * GIB},
-        [CONFIG_ROW_GLOBAL_queue_max] = {MIB, 16 * 1024 * GIB},
-        [CONFIG_ROW_GLOBAL_history_max] = {MIB, 16 * 1024 * GIB},
+        [CONFIG_ROW_GLOBAL_queue_max] = {MIB, QUEUE_BYTES_MAX},
+        [CONFIG_ROW_GLOBAL_history_max] = {MIB, HISTORY_BYTES_MAX},
         [CONFIG_ROW_GLOBAL_connections_max] = {1, 100000},
         [CONFIG_ROW_GLOBAL_connections_per_client] = {1, 100000},
         [CONFIG_ROW_GLOBAL_workers] = {1, WORKERS_MAX},

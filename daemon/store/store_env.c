@@ -19,6 +19,10 @@
  * and this for the pages that a commit writes anew while the old ones are not free yet.
  */
 #define RESERVE_BYTES (64u << 20)
+
+_Static_assert(2 * QUEUE_BYTES_MAX + 2 * HISTORY_BYTES_MAX + RESERVE_BYTES <= STORE_FILE_BYTES_MAX,
+               "what the settings allow can be opened again");
+
 /* Pages of files (the map's and the programs') that may stay resident before some of the map's are
  * given back, how many have to go then, and after how much reading, by estimate, the kernel is
  * asked how many there are. */
@@ -167,6 +171,7 @@ static enum err open_env(struct opening *o)
     uint64_t kept = store->queue_bytes_max + 2 * store->history_bytes_max;
     store->readers_max = readers < READERS_MIN ? READERS_MIN : readers;
     store->map_bytes = u64_max(kept, o->used_bytes) + store->queue_bytes_max + RESERVE_BYTES;
+    store->map_bytes = u64_min(store->map_bytes, STORE_FILE_BYTES_MAX);
     store->map_bytes -= store->map_bytes % (uint64_t)sysconf(_SC_PAGESIZE);
     int code = env_start(store, o->config->directory);
     if (code != MDB_SUCCESS) {

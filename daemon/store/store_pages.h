@@ -18,6 +18,7 @@
 
 #include "daemon/base/check.h"
 #include "daemon/base/err.h"
+#include "daemon/base/limits.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,8 +29,8 @@
 #define STORE_PAGES_DEPTH_MAX 32u
 /* Named databases in one file. */
 #define STORE_PAGES_DATABASES_MAX 64u
-/* One bit is kept for each page: 32 MiB at most; pages of 4 KiB make that a file of 1 TiB. */
-#define STORE_PAGES_MAX ((uint64_t)1 << 28)
+/* One bit is kept for each page; LMDB takes the kernel's size of a page, 4 KiB at least. */
+#define STORE_PAGES_MAX (STORE_FILE_BYTES_MAX / 4096)
 
 enum store_pages_level {
     STORE_PAGES_QUICK, /* meta pages, records of the databases, the tops of the trees: at each

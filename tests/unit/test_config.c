@@ -323,6 +323,10 @@ static const struct {
     {"max-size = 18014398509481985K",
      "3:12: \"18014398509481985K\" is out of bounds: max-size may be 1K to 2G",
      "for example: max-size = 50M"},
+    {"queue-max = 1025G", "3:13: \"1025G\" is out of bounds: queue-max may be 1M to 1T",
+     "for example: queue-max = 5G"},
+    {"history-max = 513G", "3:15: \"513G\" is out of bounds: history-max may be 1M to 512G",
+     "for example: history-max = 1G"},
     {"give-up = 5", "3:11: \"5\" is not a duration: a number and ms, s, m, h, d or w",
      "for example: give-up = 3d"},
     {"give-up = 1h30m", "3:11: \"1h30m\" is not a duration: a number and ms, s, m, h, d or w",
@@ -1315,6 +1319,16 @@ static void units(void **state)
     }
 }
 
+/* What a file can be opened again with: see STORE_FILE_BYTES_MAX. */
+static void queue_at_its_bounds(void **state)
+{
+    (void)state;
+    struct config *c = parse_well(HEAD "queue-max = 1T\nhistory-max = 512G\n");
+    assert_int_equal(c->queue_max, QUEUE_BYTES_MAX);
+    assert_int_equal(c->history_max, HISTORY_BYTES_MAX);
+    config_free(&c);
+}
+
 /* C7 */
 static void fits(void **state)
 {
@@ -1455,6 +1469,7 @@ int main(void)
         cmocka_unit_test(printed),
         cmocka_unit_test(printed_again),
         cmocka_unit_test(units),
+        cmocka_unit_test(queue_at_its_bounds),
         cmocka_unit_test(fits),
         cmocka_unit_test(risks),
         cmocka_unit_test(quotes),

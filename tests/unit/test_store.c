@@ -1179,6 +1179,48 @@ static void test_map_that_is_really_full_says_so(void **state)
     message_drop(f, 1);
 }
 
+/* The settings at their bounds allow a file as long as its map: with all of it in use, sparse, it
+ * has to open. LMDB's meta pages say so: the map's length, and the last page. */
+static void test_the_longest_file_that_the_settings_allow_opens_again(void **state)
+{
+    struct fixture *f = *state;
+    char path[160];
+    const uint64_t map = 2 * QUEUE_BYTES_MAX + 2 * HISTORY_BYTES_MAX + 64 * MIB;
+    const uint64_t last_page = map / 4096 - 1;
+    f->config.queue_bytes_max = QUEUE_BYTES_MAX;
+    f->config.history_bytes_max = HISTORY_BYTES_MAX;
+    queue_open(f);
+    message_commit(f, 1, 1000, &plain);
+    message_commit(f, 2, 1000, &plain); /* one for each meta page */
+    queue_close(f);
+    file_path(f, "data.mdb", path);
+    if (truncate(path, (off_t)map) != 0) {
+        skip(); /* no file system for it */
+    }
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    for (off_t meta = 0; meta < 8192; meta += 4096) {
+        uint64_t said = 0;
+        assert_int_equal(pread(fd, &said, sizeof said, meta + 32), sizeof said);
+        assert_int_equal(said, map);
+        assert_int_equal(pwrite(fd, &last_page, sizeof last_page, meta + 136), sizeof last_page);
+    }
+    close(fd);
+    queue_open(f);
+    assert_int_equal(message_read(f->reader, 1), ERR_OK);
+    message_commit(f, 3, 1000, &plain); /* behind that end, by the map of the second start */
+    assert_true(summary_of(f).file_bytes > map);
+    queue_reopen(f);
+    assert_int_equal(f->report.messages, 3);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    for (off_t meta = 0; meta < 8192;
+         meta += 4096) { /* nor does it get longer from start to start */
+        uint64_t said = 0;
+        assert_int_equal(pread(fd, &said, sizeof said, meta + 32), sizeof said);
+        assert_true(said <= STORE_FILE_BYTES_MAX);
+    }
+    close(fd);
+}
+
 /* ---- a failing disk ---- */
 
 static void test_sync_failure_is_an_error_and_nothing_happened(void **state)
@@ -1373,6 +1415,7 @@ int main(void)
         CASE(test_full_queue_takes_no_mail_but_every_outcome),
         CASE(test_map_that_is_really_full_says_so),
         CASE(test_sync_failure_is_an_error_and_nothing_happened),
+        CASE(test_the_longest_file_that_the_settings_allow_opens_again),
         CASE(test_full_disk_is_full_and_nothing_happened),
         CASE(test_meta_failure_leaves_the_outcome_in_doubt),
         CASE(test_readers_see_whole_messages_while_the_writer_works),
