@@ -142,6 +142,14 @@ struct queue_company {
     bool slept;         /* nobody was there after it: whoever comes may have been in it */
 };
 
+/* A process that keeps freed pages of the store from being used again; pin.c. */
+struct queue_pin {
+    uint64_t pid, transaction; /* as in struct store_pin; 0: nobody was there at the last look */
+    uint64_t since_ms;         /* when it was first seen, and how long the file was then */
+    uint64_t file_bytes;
+    bool told;
+};
+
 /* What a transaction brings about beside the store: counted when it has committed, since it may be
  * done twice. So are the lines of q->said written then. */
 struct queue_effects {
@@ -200,6 +208,7 @@ struct queue {
     uint64_t report_tokens_ms;
     uint64_t digest_last_ms; /* when the last digest was committed; the queue's clock */
     uint64_t upstreams_saved_ms;
+    struct queue_pin pin;
 
     struct buf old_state, new_state, fates; /* scratch, for one record each */
     struct buf envelope, trail, history, moves, header, piece;
@@ -278,6 +287,12 @@ MUST_CHECK enum err queue_add_message(struct queue *q, const struct msg_id *id,
 MUST_CHECK enum err queue_add_own(struct queue *q, const struct msg_id *id, struct slice body,
                                   uint16_t flags, struct slice sender, struct slice recipient,
                                   struct slice subject, struct queue_upstream *upstream);
+
+/* pin.c: now and then. Tells once of a process that has read one commit for long while the file
+ * grew. Nothing else is done about it: it may be a backup that needs its time. */
+void queue_pin_look(struct queue *q);
+/* Is it to be told now? With pin as found (NULL: nobody), at now_ms. */
+MUST_CHECK bool queue_pin_step(struct queue_pin *p, const struct store_pin *pin, uint64_t now_ms);
 
 /* upkeep.c. At the start: messages of an upstream that is configured no more are routed anew, each
  * as a whole by the first recipient that it still has, and what is due later than any retry could

@@ -259,6 +259,7 @@ enum err queue_upkeep(struct queue *q)
     }
     queue_carry_end(q);
     (void)store_readers_check(q->with.store); /* of those that ended without giving them back */
+    queue_pin_look(q);
     for (size_t index = 0; index < sizeof steps / sizeof steps[0]; index++) {
         enum err err = steps[index](q, &more);
         if (err == ERR_IN_DOUBT || err == ERR_IO) {

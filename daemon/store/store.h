@@ -86,6 +86,20 @@ void store_summary(const struct store *store, struct store_summary *out);
  * how many. The queue thread calls it each minute. */
 uint64_t store_readers_check(struct store *store);
 
+/* A process that reads the queue as of an old commit. Pages that were freed since cannot be used
+ * again, so the file grows; at its end nothing can be written any more, not even outcomes. */
+struct store_pin {
+    uint64_t pid;
+    uint64_t transaction; /* the number of the commit that it reads */
+    uint64_t commits;     /* that were made since */
+    uint64_t file_bytes;  /* of the file, up to the last page that was ever used */
+    uint64_t file_bytes_max;
+};
+
+/* Of the other processes that read at this moment, the one whose commit is the oldest. False: none
+ * does. The writing thread. */
+MUST_CHECK bool store_pin_oldest(struct store *store, struct store_pin *out);
+
 /*
  * For the SIGBUS handler. When address (si_addr) lies in the queue's map, writes one sentence for
  * the admin to fd and returns true; the process has to end then. Safe in a signal handler.

@@ -632,12 +632,6 @@ size_t store_piece_bytes(const struct store *store)
     return store->piece_bytes;
 }
 
-uint64_t store_readers_check(struct store *store)
-{
-    int dead = 0;
-    return mdb_reader_check(store->env, &dead) == MDB_SUCCESS && dead > 0 ? (uint64_t)dead : 0;
-}
-
 /*
  * Pages that hold something: the two meta pages and what each database says of itself, among them
  * the list of free pages (0) and the list of databases (1); but not the history's, which have a
