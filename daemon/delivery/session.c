@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #define QUIT_MS_MAX 5000
+#define IDLE_MS_MIN 200 /* no server closes a connection for being idle sooner */
 
 static void on_stream(struct stream *stream, enum stream_event event);
 static void on_timer(struct io_op *op);
@@ -375,6 +376,16 @@ static void learn_from_end(struct session *s, const struct smtp_client_event *ev
     }
 }
 
+/* Servers close what is idle or old, and may say so. One that does it to a connection which it has
+ * only just let in does not want it, and the next one would fare no better. */
+static bool ends_in_peace(const struct session *s, const struct smtp_client_event *event)
+{
+    bool closes = event->failure == SMTP_CLIENT_FAILURE_CLOSED ||
+                  (event->failure == SMTP_CLIENT_FAILURE_REPLY && event->reply.code == 421);
+    bool was_of_use = s->messages_taken > 0 || now_ms(s) - s->idle_since_ms >= IDLE_MS_MIN;
+    return event->stage == SMTP_CLIENT_STAGE_IDLE && closes && was_of_use;
+}
+
 static void machine_failed(struct session *s, const struct smtp_client_event *event)
 {
     enum outcome outcome = classify_event(event, s->up->host.provider);
@@ -383,10 +394,10 @@ static void machine_failed(struct session *s, const struct smtp_client_event *ev
         text = slice_from_str(event->detail);
     }
     learn_from_end(s, event);
-    if (event->stage == SMTP_CLIENT_STAGE_IDLE || event->stage == SMTP_CLIENT_STAGE_QUIT) {
-        outcome = OUTCOME_NONE; /* servers close what is idle */
+    if (s->dropping || ends_in_peace(s, event)) {
+        outcome = OUTCOME_NONE;
     }
-    if (s->dropping || (event->anomaly != NULL && s->probe == NULL)) {
+    if (event->anomaly != NULL && s->probe == NULL) {
         outcome = OUTCOME_NONE; /* the next connection says less at once */
     }
     if (outcome == OUTCOME_IN_DOUBT) {

@@ -78,6 +78,18 @@ static void refused_one_more(struct sched_upstream *s, uint64_t now_ms)
     sched_concurrency_set(s, s->connections - s->opening);
 }
 
+/* Let in, and gone again in peace without work, though there was some. The first ones are followed
+ * at once: pipelining that was too deep is found out so, from mode to mode. */
+static void ended_barren(struct sched_upstream *s, uint64_t now_ms)
+{
+    if (s->barren >= SCHED_BARREN_FREE) {
+        s->open_after_ms =
+            sched_later(now_ms, sched_doubled(s->limits.probe_min_ms, s->barren - SCHED_BARREN_FREE,
+                                              s->limits.probe_max_ms));
+    }
+    s->barren++;
+}
+
 void sched_connection_down(struct sched_upstream *s, enum outcome outcome, bool was_up,
                            bool had_worked, uint64_t now_ms, uint64_t entropy)
 {
@@ -90,7 +102,10 @@ void sched_connection_down(struct sched_upstream *s, enum outcome outcome, bool 
     bool broken = outcome_row(outcome)->action == OUTCOME_ACTION_UPSTREAM;
     bool marked = sched_is_marked(s);
     bool others_work = s->connections > s->opening;
-    if (broken && !marked && !was_up && others_work) {
+    /* Some upstreams let one more in only to tell it so. */
+    bool turned_away = !was_up || (!had_worked && outcome == OUTCOME_SERVICE_CLOSING);
+    s->barren = had_worked ? 0 : s->barren;
+    if (broken && !marked && turned_away && others_work) {
         refused_one_more(s, now_ms);
     } else if (s->breaker == SCHED_BREAKER_WAITING) {
         return; /* one more of those that were under way when it was marked: no failed probe */
@@ -104,6 +119,8 @@ void sched_connection_down(struct sched_upstream *s, enum outcome outcome, bool 
         s->probe_ms = sched_later(now_ms, s->limits.probe_min_ms);
     } else if (outcome == OUTCOME_TIMED_OUT && others_work) {
         sched_concurrency_halve(s); /* it cannot keep up with so many */
+    } else if (!had_worked && sched_due(s, now_ms)) {
+        ended_barren(s, now_ms);
     }
     /* Else: lost after it had done its work. Servers close what is idle or old. */
 }

@@ -47,6 +47,7 @@ void sched_concurrency_halve(struct sched_upstream *s)
 static void success(struct sched_upstream *s)
 {
     s->answers++;
+    s->barren = 0;
     s->successes++;
     if (s->successes < s->concurrency) {
         return;

@@ -40,6 +40,7 @@
 #define SCHED_SMALL_KIB_MAX     128   /* a message up to this may pass a larger one of its sender */
 #define SCHED_PASSED_MAX        8     /* but not more often than this, */
 #define SCHED_PASSED_MS_MAX     60000 /* and not for longer */
+#define SCHED_BARREN_FREE       2 /* ends of connections without work; from then on there are waits */
 #define SCHED_THROTTLE_MS_FIRST 5000
 #define SCHED_THROTTLE_MS_MAX   600000
 
@@ -163,8 +164,10 @@ struct sched_upstream {
     uint64_t outage_from_ms;  /* marked, and not stood in: since when the present time counts */
     uint32_t connections;     /* opening or open */
     uint32_t opening;
-    uint64_t open_after_ms; /* another one was refused while some work: no more before this */
+    uint64_t open_after_ms; /* one was refused while others work, or too many were of no use: no
+                               more before this */
     uint32_t more_refusals; /* in a row */
+    uint32_t barren;        /* connections in a row that were let in and ended without work */
 
     /* pace.c */
     uint32_t concurrency;    /* connections that may have work now, 1..connections_max */

@@ -1,6 +1,7 @@
 """What upstreams do wrong: mail waits, the reason is named, and it leaves by itself once mended."""
 
 import re
+import time
 
 import pytest
 
@@ -241,6 +242,41 @@ def test_upstream_refuses_to_work(certificates, tasuki, scripted_upstream, stage
     daemon.send(to="a@example.test")
     assert_named(daemon, reason or wait_until(lambda: marked(daemon))["reason"])
     assert server.messages == []
+    server.mend()
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
+
+
+LET_IN_AND_SENT_AWAY = [
+    (b"250 scripted.test\r\n421 4.7.0 too many connections of yours", "service-closing"),
+    (b"250 scripted.test\r\n250 scripted.test", "protocol-error"),
+]
+
+
+@pytest.mark.parametrize("reply, reason", LET_IN_AND_SENT_AWAY,
+                         ids=[reason for _, reason in LET_IN_AND_SENT_AWAY])
+def test_let_in_and_sent_away_at_once(tasuki, scripted_upstream, reply, reason):
+    """That is no peaceful end of an idle connection: the next one waits, as after any refusal."""
+    server = scripted_upstream()
+    server.faults = {"EHLO": reply}
+    daemon = tasuki(plain_section(server.port, connections=1, probe_min="2s", probe_max="4s"))
+    daemon.send(to="a@example.test")
+    assert_named(daemon, reason)
+    time.sleep(1)
+    assert server.sessions == 1
+    server.mend()
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
+
+
+def test_sent_away_behind_the_login(certificates, tasuki, scripted_upstream):
+    """Accounts lock when logins follow each other without a pause."""
+    server = scripted_upstream("starttls")
+    server.faults = {"AUTH": b"235 2.7.0 ok\r\n421 4.7.0 too many connections of yours"}
+    daemon = tasuki(login_section(server.port, certificates, connections=1, probe_min="2s",
+                                  probe_max="4s"))
+    daemon.send(to="a@example.test")
+    assert_named(daemon, "service-closing")
+    time.sleep(1)
+    assert len(server.heard(b"AUTH")) == 1
     server.mend()
     assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
 

@@ -31,6 +31,8 @@ enum move {
     THROTTLED,   /* a job was told to come later */
     PAUSE_OVER,  /* the clock goes to the end of the pause */
     SLOW,        /* a connection that has worked times out */
+    DUE,         /* there is mail to be handed on */
+    SENT_AWAY,   /* a connection that was up is told 421 before it had worked */
     END
 };
 
@@ -184,6 +186,38 @@ static const struct breaker_case breaker_cases[] = {
      1,
      1,
      0},
+    {"let in only to be sent away: marked",
+     {OPEN, UP, SENT_AWAY, NO_OPEN, END},
+     SCHED_BREAKER_WAITING,
+     0,
+     1,
+     0},
+    {"the same for one more than the upstream lets in is no fault",
+     {OPEN, UP, OPEN, UP, SENT_AWAY, NO_OPEN, ANSWERED, LATER, NO_OPEN, LATER, OPEN, END},
+     SCHED_BREAKER_WELL,
+     2,
+     0,
+     2},
+    {"ends in peace while mail waits, again and again: not for ever at once, but farther apart",
+     {DUE,     OPEN,  UP,   PEACE, OPEN,  UP,    PEACE, OPEN,    UP,    PEACE, NO_OPEN, LATER,
+      NO_OPEN, LATER, OPEN, UP,    PEACE, LATER, LATER, NO_OPEN, LATER, LATER, OPEN,    END},
+     SCHED_BREAKER_WELL,
+     1,
+     0,
+     0},
+    {"an answer in between, and they count from the beginning",
+     {DUE, OPEN, UP, PEACE, OPEN, UP, PEACE, OPEN, UP, ANSWERED, PEACE, OPEN, UP, PEACE, OPEN, END},
+     SCHED_BREAKER_WELL,
+     1,
+     0,
+     0},
+    {"ends in peace with no mail to hand on are no fault, however many",
+     {OPEN, UP, PEACE, OPEN, UP, PEACE, OPEN, UP, PEACE, OPEN, UP, PEACE, OPEN, UP, PEACE, OPEN,
+      END},
+     SCHED_BREAKER_WELL,
+     1,
+     0,
+     0},
 };
 
 struct breaker_run {
@@ -250,6 +284,13 @@ static void play(struct breaker_run *r, enum move move)
         return;
     case SLOW:
         down(r, OUTCOME_TIMED_OUT, true, true);
+        return;
+    case DUE:
+        sched_refilled(&r->s, NULL, 0, NULL, true);
+        sched_add(&r->s, &(struct sched_item){.due_ms = 1, .id = msg_id_make(1, 1)});
+        return;
+    case SENT_AWAY:
+        down(r, OUTCOME_SERVICE_CLOSING, true, false);
         return;
     case LATER:
         r->now_ms += limits.probe_min_ms / 2;
