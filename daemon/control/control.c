@@ -48,6 +48,16 @@ static void connection_close(struct connection *n)
     }
 }
 
+/* Of one that waits for nothing any more: its asker may have gone meanwhile. */
+static void connection_end(struct connection *n)
+{
+    if (n->closed) {
+        connection_free_when_done(n);
+    } else {
+        connection_close(n);
+    }
+}
+
 static void log_refused(const struct connection *n, const char *reason)
 {
     struct log_line line;
@@ -119,7 +129,7 @@ bool answer_begin(struct connection *n, size_t bytes)
     uint8_t *memory = malloc(bytes);
     if (memory == NULL) {
         n->wait = CONTROL_WAIT_NOTHING;
-        connection_close(n);
+        connection_end(n);
         return false;
     }
     buf_init(&n->answer, memory, bytes);
@@ -144,12 +154,8 @@ void answer_finish(struct connection *n)
     command_free(n);
     json_decref(n->asked);
     n->asked = NULL;
-    if (n->closed) {
-        connection_free_when_done(n);
-        return;
-    }
     if (n->answer.overflow || n->closing) {
-        connection_close(n);
+        connection_end(n);
         return;
     }
     n->sending = true;

@@ -78,8 +78,9 @@ struct control {
     uint32_t connection_count;
 };
 
-/* connection.c: answers. begin opens the result object, finish closes it and sends. */
-bool answer_begin(struct connection *n, size_t bytes);
+/* control.c: answers. begin opens the result object, finish closes it and sends. After false from
+ * begin, and after finish and error, the connection may be gone: it must not be touched. */
+MUST_CHECK bool answer_begin(struct connection *n, size_t bytes);
 void answer_finish(struct connection *n);
 void answer_error(struct connection *n, enum wire_error code, const char *message,
                   const char *hint);
@@ -91,8 +92,8 @@ void command_free(struct connection *n);
 
 /* The text argument of that name; "" when there is none. */
 const char *text_arg(json_t *args, const char *name);
-/* Opens the answer and its result object; false: the error was answered. */
-bool result_begin(struct connection *n, size_t bytes);
+/* Opens the answer and its result object; false: as answer_begin. */
+MUST_CHECK bool result_begin(struct connection *n, size_t bytes);
 /* Is it with a connection, by the queue thread's view that was asked for first? */
 bool is_sending(const struct connection *n, const struct msg_id *id);
 

@@ -2,12 +2,15 @@
 
 import os
 import re
+import resource
 import signal
+import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from peers import BUILD, PASSWORD, USER, Client, section, wait_until
+from peers import BUILD, PASSWORD, PATIENCE_S, STALL, USER, Client, section, wait_until
 
 HEAD = b"From: scanner@example.test\r\nSubject: page %d\r\n\r\nx\r\n"
 
@@ -180,6 +183,22 @@ def test_stops_in_peace_with_clients_connected(waiting, number, half):
     daemon.stop()
     daemon.start()
     assert set(states(daemon)) == set(ids)
+
+
+@pytest.mark.skipif("asan" in BUILD.name, reason="its allocator does not bear the limit")
+def test_stops_though_there_is_no_memory_for_an_answer(tasuki, scripted_upstream):
+    """What was asked for comes back when its asker is gone, and is too large to be put in words."""
+    server = scripted_upstream()
+    server.faults = {"greeting": STALL}
+    daemon = tasuki(plain_section(server.port, connections=1), workers=1)
+    pid = daemon.process.pid
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.connect(str(daemon.directory / "ctl.sock"))
+        asker.sendall(b'{"id": 1, "command": "test", "args": {}}\n')
+        assert server.stalled.wait(PATIENCE_S)
+        used = int(re.search(r"VmSize:\s+(\d+) kB", Path("/proc/%d/status" % pid).read_text())[1])
+        resource.prlimit(pid, resource.RLIMIT_AS, (used << 10, resource.RLIM_INFINITY))
+    daemon.stop()
 
 
 # ---- test ----
