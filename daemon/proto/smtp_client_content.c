@@ -403,8 +403,8 @@ enum smtp_client_verdict smtp_client_chunk_answered(struct smtp_client *c,
     if (slot->phase == SMTP_CLIENT_PHASE_CONTENT) {
         slot->phase = SMTP_CLIENT_PHASE_FILL;
         c->content_to_tell = false;
-    } else {
-        slot->phase = SMTP_CLIENT_PHASE_RESET;
+    } else if (slot->phase == SMTP_CLIENT_PHASE_END) {
+        slot->phase = SMTP_CLIENT_PHASE_RESET; /* by its last chunk; one in FILL waits for RSET */
     }
     return verdict;
 }

@@ -6,6 +6,7 @@
  * oddities    each kind of wrong answer in place of, behind, or instead of each answer
  * unasked     a reply at every byte of what is sent
  * the end     at every byte of what is sent, and at every byte of what is answered
+ * given up    a message whose owner cannot bring it to its end
  *
  * After each the books are balanced: every message ends exactly once; what was told as taken is
  * taken, byte for byte; what the server took was told so, or is in doubt; what counts as untried is
@@ -38,6 +39,7 @@ struct message {
     uint32_t refused[RECIPIENTS_MAX];
     uint32_t refused_count;
     bool content_told;
+    bool abandoned;
     size_t brought;
     /* the server's books */
     bool taken;
@@ -98,7 +100,10 @@ struct world {
     struct buf pending;
     uint64_t said_bytes, said_max; /* of the server's, that the client gets */
     size_t cut;
-    size_t piece; /* of content, as it is brought */
+    size_t piece;       /* of content, as it is brought */
+    uint32_t gives_up;  /* this message, after so many bytes, and then, if fills_up, as many as */
+    size_t gives_up_at; /* leave no room in the output */
+    bool fills_up;
     uint64_t now_ms;
     struct buf heard;
     bool failed;
@@ -439,6 +444,28 @@ static void begin_more(struct world *w)
     }
 }
 
+/* Pieces that end anywhere, but stay what they are until they are used. 0: not now. */
+static size_t next_piece(const struct world *w, uint32_t tag)
+{
+    const struct message *m = &w->messages[tag];
+    if (tag == w->gives_up && w->fills_up && m->brought == w->gives_up_at) {
+        size_t taken = strlen("BDAT 12345\r\n") + 3;
+        size_t room = buf_room(&w->client.output);
+        return room > 1000 ? room - taken : 0;
+    }
+    return w->piece - m->brought % w->piece;
+}
+
+static bool give_up(struct world *w, uint32_t tag)
+{
+    struct message *m = &w->messages[tag];
+    size_t enough = w->gives_up_at + (w->fills_up ? 1 : 0);
+    if (tag == w->gives_up && m->brought >= enough) {
+        m->abandoned = smtp_client_content_abandon(&w->client, w->now_ms);
+    }
+    return m->abandoned;
+}
+
 static void bring_content(struct world *w)
 {
     static uint8_t memory[1 << 20];
@@ -453,14 +480,17 @@ static void bring_content(struct world *w)
             (void)content_of(made_tag, made_bytes, memory);
         }
         struct slice rest = slice_tail(slice_of(memory, made_bytes), m->brought);
+        if (give_up(w, tag)) {
+            pull(w);
+            continue;
+        }
         if (rest.len == 0) {
             if (!smtp_client_content_end(&w->client, w->now_ms)) {
                 return;
             }
         } else {
-            /* pieces that end anywhere, but stay what they are until they are used */
-            size_t piece = w->piece - m->brought % w->piece;
-            size_t used = smtp_client_content(&w->client, slice_head(rest, piece), w->now_ms);
+            struct slice piece = slice_head(rest, next_piece(w, tag));
+            size_t used = smtp_client_content(&w->client, piece, w->now_ms);
             m->brought += used;
             if (used == 0) {
                 return;
@@ -604,7 +634,10 @@ static void balance(const struct world *w)
         assert_true(
             m->fate ==
             (begun ? m->end.type == SMTP_CLIENT_EVENT_DONE ? FATE_DONE : FATE_LOST : FATE_NONE));
-        if (m->fate == FATE_DONE) {
+        if (m->abandoned) {
+            assert_false(m->taken);
+            assert_true(m->fate != FATE_DONE || m->end.accepted_count == 0);
+        } else if (m->fate == FATE_DONE) {
             assert_int_equal(m->refused_count + m->end.accepted_count, w->script->recipient_count);
         }
         if (m->taken && !told_taken && !is_in_doubt(m)) {
@@ -832,6 +865,66 @@ static void loses_at_every_byte(void **state)
 {
     (void)state;
     for_each_mode(lose_at_every_byte);
+}
+
+/* ---- given up by the owner ---- */
+
+/* Of each row the first message is given up; the others are none the worse for it. */
+static const struct script given_up[] = {
+    {"given up", "stream", 3, 2, 70000, "", "#1 done 0 by 0;#2 done 2 by 250;#3 done 2 by 250;"},
+    {"given up, and a chunk refused", "stream", 3, 2, 70000, "1:CHUNK=552 x",
+     "#1 refused 0 at content by 552;#1 refused 1 at content by 552;#1 done 0 by 0;"
+     "#2 done 2 by 250;#3 done 2 by 250;"},
+    {"given up, and the next one deferred", "stream", 3, 2, 70000, "1:CHUNK=552 x;2:LAST=452 x",
+     "#1 refused 0 at content by 552;#1 refused 1 at content by 552;#1 done 0 by 0;"
+     "#2 done 2 by 452;#3 done 2 by 250;"},
+    {"given up, and all recipients refused", "stream", 3, 2, 70000, "1:RCPT=550 x",
+     "#1 refused 0 at rcpt by 550;#1 refused 1 at rcpt by 550;#1 done 0 by 0;#2 done 2 by 250;"
+     "#3 done 2 by 250;"},
+    {"given up, and its sender refused", "stream", 3, 2, 70000, "1:MAIL=550 x",
+     "#1 refused 0 at mail by 550;#1 refused 1 at mail by 550;#1 done 0 by 0;#2 done 2 by 250;"
+     "#3 done 2 by 250;"},
+};
+
+static void set_up_given_up(struct world *w, const struct script *script, size_t cut, bool fills_up)
+{
+    set_up(w, script, SMTP_CLIENT_PIPELINING_STREAM, cut);
+    w->piece = 40;
+    w->gives_up = 1;
+    w->gives_up_at = 40;
+    w->fills_up = fills_up;
+}
+
+/* With room for RSET, and with none until what is in the output has been sent. */
+static void gives_up_without_harm_to_others(void **state)
+{
+    (void)state;
+    static struct world world;
+    for (size_t at = 0; at < sizeof given_up / sizeof given_up[0]; at++) {
+        for (size_t round = 0; round < 2 * sizeof cuts / sizeof cuts[0]; round++) {
+            set_up_given_up(&world, &given_up[at], cuts[round / 2], round % 2 == 0);
+            run(&world);
+            balance(&world);
+            check_heard(&world);
+        }
+    }
+}
+
+static void loses_what_is_given_up_at_every_byte(void **state)
+{
+    (void)state;
+    static struct world world;
+    static const struct script script = {"given up", "stream", 3, 2, 100, "1:CHUNK=552 x", NULL};
+    set_up_given_up(&world, &script, 0, false);
+    run(&world);
+    uint64_t heard = world.server.heard_bytes;
+    for (uint64_t max = 0; max < heard; max++) {
+        set_up_given_up(&world, &script, 0, false);
+        world.server.heard_max = max;
+        run(&world);
+        balance(&world);
+        assert_true(world.failed);
+    }
 }
 
 /* ---- an odd answer, at every place ---- */
@@ -1379,6 +1472,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plays_the_scripts),
         cmocka_unit_test(loses_at_every_byte),
+        cmocka_unit_test(gives_up_without_harm_to_others),
+        cmocka_unit_test(loses_what_is_given_up_at_every_byte),
         cmocka_unit_test(bears_each_oddity_at_each_answer),
         cmocka_unit_test(bears_a_reply_that_nobody_asked_for),
         cmocka_unit_test(believes_no_yes_before_the_end),
