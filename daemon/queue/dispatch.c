@@ -80,6 +80,7 @@ static bool read_index(struct queue *q, const struct queue_upstream *u,
     queue_carry_end(q); /* one transaction a thread */
     size_t count = store_due_after(q->with.store, u->route, after == NULL ? NULL : &from, rows,
                                    SCHED_REFILL_MAX, &err);
+    queue_note_failure(q, err);
     out->count = 0;
     out->any = count > 0;
     out->complete = count < SCHED_REFILL_MAX;

@@ -220,7 +220,8 @@ void queue_store_has_failed(struct queue *q, enum err err)
     q->store_failed = true;
     struct log_line line;
     event_begin(&line, q->with.log, EVENT_STORE_FAILED);
-    log_put_text(&line, "problem", slice_from_str(err_text(err)));
+    log_put_text(&line, "problem",
+                 slice_from_str(err == ERR_IN_DOUBT ? store_doubt(q->with.store) : err_text(err)));
     log_end(&line);
     q->failed_msg.kind = FLOW_DRAINED;
     mailbox_send(q->with.main, &q->failed_msg);
@@ -290,11 +291,13 @@ static void discard_body(struct queue *q, const struct flow_intake *intake)
     if (q->store_failed || store_begin(q->with.store) != ERR_OK) {
         return; /* the next start discards it */
     }
-    if (queue_split_discard(q, intake) != ERR_OK) {
+    enum err err = queue_split_discard(q, intake);
+    if (err != ERR_OK) {
         store_abort(q->with.store);
     } else {
-        queue_note_failure(q, store_commit(q->with.store));
+        err = store_commit(q->with.store);
     }
+    queue_note_failure(q, err);
 }
 
 /* The job stays leased: its recipients' answers are known and must not be lost for want of room. */

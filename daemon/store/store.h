@@ -109,8 +109,8 @@ bool store_fault_explain(const void *address, int fd);
 /*
  * ---- writing: one thread ----
  * Between begin and commit each call returns ERR_OK, or an error after which only store_abort is
- * legal: ERR_FULL, ERR_IO, ERR_NO_MEMORY, ERR_DAMAGED. ERR_NOT_FOUND leaves the transaction as it
- * was.
+ * legal: ERR_FULL, ERR_IO, ERR_NO_MEMORY; ERR_DAMAGED a record is; ERR_IN_DOUBT a page is, see
+ * store_commit. ERR_NOT_FOUND leaves the transaction as it was.
  */
 MUST_CHECK enum err store_begin(struct store *store);
 
@@ -194,10 +194,14 @@ MUST_CHECK enum err store_note_get(struct store *store, struct slice word, struc
 /*
  * Durable when it returns ERR_OK. ERR_FULL, ERR_IO, ERR_NO_MEMORY: nothing of it happened.
  * ERR_IN_DOUBT: it may or may not have happened, and the store takes no more calls but store_close:
- * answer 451, stop, restart (invariant 21).
+ * answer 451, stop, restart (invariant 21). It is also the answer where a page of the file cannot
+ * be used: then nothing happened, and the next opening looks at every page.
  */
 MUST_CHECK enum err store_commit(struct store *store);
 void store_abort(struct store *store);
+
+/* After ERR_IN_DOUBT, from whichever call: what it was, in words. */
+const char *store_doubt(const struct store *store);
 
 /*
  * ---- the due index: the writing thread, outside a transaction ----

@@ -103,8 +103,8 @@ static enum err chunk_put(struct store *store, const struct msg_id *id, uint32_t
     store_account(store, bytes.len);
     MDB_val mdb_key = store_val(slice_of(key, sizeof key));
     MDB_val place = {.mv_size = STORE_CHUNK_HEAD_BYTES + bytes.len};
-    enum err err = store_err(mdb_put(store->txn, store->dbs[STORE_DB_CHUNK], &mdb_key, &place,
-                                     MDB_RESERVE | MDB_NOOVERWRITE));
+    enum err err = store_write_err(store, mdb_put(store->txn, store->dbs[STORE_DB_CHUNK], &mdb_key,
+                                                  &place, MDB_RESERVE | MDB_NOOVERWRITE));
     if (err != ERR_OK) {
         return err;
     }
@@ -164,7 +164,7 @@ enum err store_intake_finish(struct store *store, const struct msg_id *id,
 enum err store_chunks_delete(struct store *store, const struct msg_id *id)
 {
     MDB_cursor *cursor;
-    enum err err = store_err(mdb_cursor_open(store->txn, store->dbs[STORE_DB_CHUNK], &cursor));
+    enum err err = store_cursor_open(store, store->txn, STORE_DB_CHUNK, &cursor);
     if (err != ERR_OK) {
         return err;
     }
@@ -172,16 +172,16 @@ enum err store_chunks_delete(struct store *store, const struct msg_id *id)
     store_chunk_key(first, id, 0);
     MDB_val key = store_val(slice_of(first, sizeof first));
     MDB_val value;
-    err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE));
+    err = store_cursor_get(store, cursor, &key, &value, MDB_SET_RANGE);
     while (err == ERR_OK && key.mv_size == sizeof first &&
            memcmp(key.mv_data, id->bytes, MSG_ID_BYTES) == 0) {
         store_account(store, 0);
-        err = store_err(mdb_cursor_del(cursor, 0));
+        err = store_write_err(store, mdb_cursor_del(cursor, 0));
         if (err == ERR_OK) {
             /* Freeing a run reads its first page, and the kernel maps its neighbours with it: those
              * of other bodies, where several came in at once. */
             store_touched(store, STORE_FAULT_BYTES);
-            err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT));
+            err = store_cursor_get(store, cursor, &key, &value, MDB_NEXT);
         }
     }
     mdb_cursor_close(cursor);
@@ -189,12 +189,12 @@ enum err store_chunks_delete(struct store *store, const struct msg_id *id)
 }
 
 /* Is there a record of this message, sound or not? */
-static enum err has_record(const struct store *store, enum store_db db, const struct msg_id *id,
+static enum err has_record(struct store *store, enum store_db db, const struct msg_id *id,
                            bool *out_has)
 {
     MDB_val key = store_val(slice_of(id->bytes, MSG_ID_BYTES));
     MDB_val value;
-    enum err err = store_err(mdb_get(store->txn, store->dbs[db], &key, &value));
+    enum err err = store_write_err(store, mdb_get(store->txn, store->dbs[db], &key, &value));
     *out_has = *out_has || err == ERR_OK;
     return err == ERR_NOT_FOUND ? ERR_OK : err;
 }

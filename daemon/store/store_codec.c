@@ -42,6 +42,41 @@ enum err store_err(int code)
     }
 }
 
+/* A page, or what leads to it, is not as LMDB wrote it. After one that was overlooked it says
+ * MDB_BAD_TXN to everything. */
+static bool is_of_pages(int code)
+{
+    switch (code) {
+    case MDB_CORRUPTED:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_BAD_TXN:
+    case MDB_INCOMPATIBLE:
+    case MDB_CURSOR_FULL:
+    case MDB_PAGE_FULL:
+        return true;
+    default:
+        return false;
+    }
+}
+
+enum err store_write_err(struct store *store, int code)
+{
+    return is_of_pages(code) ? store_pages_doubt(store) : store_err(code);
+}
+
+enum err store_txn_err(struct store *store, const MDB_txn *txn, int code)
+{
+    return txn == store->txn ? store_write_err(store, code) : store_err(code);
+}
+
+enum err store_pages_doubt(struct store *store)
+{
+    store->writable = false;
+    store->pages_damaged = true;
+    store_suspect_mark();
+    return ERR_IN_DOUBT;
+}
+
 void store_chunk_key(uint8_t key[STORE_CHUNK_KEY_BYTES], const struct msg_id *id, uint32_t index)
 {
     memcpy(key, id->bytes, MSG_ID_BYTES);
@@ -81,19 +116,25 @@ enum err store_unseal(struct slice key, struct slice value, struct slice *out_by
     return ERR_OK;
 }
 
-enum err store_get_sealed(const struct store *store, MDB_txn *txn, enum store_db db,
-                          struct slice key, struct slice *out_bytes)
+enum err store_get_sealed(struct store *store, MDB_txn *txn, enum store_db db, struct slice key,
+                          struct slice *out_bytes)
 {
     MDB_val mdb_key = store_val(key);
     MDB_val value;
-    enum err err = store_err(mdb_get(txn, store->dbs[db], &mdb_key, &value));
+    enum err err = store_txn_err(store, txn, mdb_get(txn, store->dbs[db], &mdb_key, &value));
     return err == ERR_OK ? store_unseal(key, store_val_slice(value), out_bytes) : err;
 }
 
-enum err store_cursor_open(const struct store *store, MDB_txn *txn, enum store_db db,
+enum err store_cursor_open(struct store *store, MDB_txn *txn, enum store_db db,
                            MDB_cursor **out_cursor)
 {
-    return store_err(mdb_cursor_open(txn, store->dbs[db], out_cursor));
+    return store_txn_err(store, txn, mdb_cursor_open(txn, store->dbs[db], out_cursor));
+}
+
+enum err store_cursor_get(struct store *store, MDB_cursor *cursor, MDB_val *key, MDB_val *value,
+                          MDB_cursor_op op)
+{
+    return store_txn_err(store, mdb_cursor_txn(cursor), mdb_cursor_get(cursor, key, value, op));
 }
 
 /* Which entry of the due index a message in that state has, if any: schema/STORE.md, due. */

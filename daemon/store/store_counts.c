@@ -74,11 +74,10 @@ void store_tally_add(struct store *store, const struct store_standing *standing,
  * ---- writing ----
  */
 
-static enum err row_get(const struct store *store, MDB_txn *txn, struct slice key,
-                        uint64_t counts[MESSAGE_STATE_COUNT])
+static enum err row_get(struct store *store, struct slice key, uint64_t counts[MESSAGE_STATE_COUNT])
 {
     struct slice bytes;
-    enum err err = store_get_sealed(store, txn, STORE_DB_TALLY, key, &bytes);
+    enum err err = store_get_sealed(store, store->txn, STORE_DB_TALLY, key, &bytes);
     if (err == ERR_OK && bytes.len != STORE_TALLY_BYTES) {
         err = ERR_DAMAGED;
     }
@@ -97,7 +96,7 @@ static enum err row_flush(struct store *store, const struct store_tally *row)
     }
     struct slice key = slice_of(row->key, row->key_bytes);
     uint64_t counts[MESSAGE_STATE_COUNT];
-    enum err before = row_get(store, store->txn, key, counts);
+    enum err before = row_get(store, key, counts);
     if (before != ERR_OK && before != ERR_NOT_FOUND) {
         return before;
     }
@@ -158,7 +157,7 @@ enum err store_tally_room(struct store *store)
 static enum err rows_make(struct store *store)
 {
     store->txn_pages += 64;
-    enum err err = store_err(mdb_drop(store->txn, store->dbs[STORE_DB_TALLY], 0));
+    enum err err = store_write_err(store, mdb_drop(store->txn, store->dbs[STORE_DB_TALLY], 0));
     MDB_cursor *cursor = NULL;
     if (err == ERR_OK) {
         err = store_cursor_open(store, store->txn, STORE_DB_STATE, &cursor);
@@ -166,7 +165,7 @@ static enum err rows_make(struct store *store)
     MDB_val key;
     MDB_val value;
     while (err == ERR_OK &&
-           (err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) == ERR_OK) {
+           (err = store_cursor_get(store, cursor, &key, &value, MDB_NEXT)) == ERR_OK) {
         struct slice state;
         struct store_standing standing;
         if (key.mv_size == MSG_ID_BYTES &&
@@ -197,8 +196,8 @@ enum err store_tally_flush(struct store *store)
  * only failed ones, whose record is damaged, may be in none. *out_sound: the rows are whole and
  * their sums say so.
  */
-enum err store_tally_check(const struct store *store, MDB_txn *txn,
-                           const struct store_totals *totals, bool *out_sound)
+enum err store_tally_check(struct store *store, MDB_txn *txn, const struct store_totals *totals,
+                           bool *out_sound)
 {
     uint64_t sums[UINT8_MAX + 1][MESSAGE_STATE_COUNT] = {{0}};
     MDB_cursor *cursor;
@@ -279,7 +278,7 @@ enum err store_read_counts(struct store_reader *reader, enum store_count_kind ki
     if (err != ERR_OK) {
         return err;
     }
-    err = store_cursor_open(reader->store, reader->txn, STORE_DB_TALLY, &cursor);
+    err = store_err(mdb_cursor_open(reader->txn, reader->store->dbs[STORE_DB_TALLY], &cursor));
     if (err == ERR_OK) {
         err = read_counts(reader, cursor, tally_key(kind, after, start), max, fn, ctx);
         mdb_cursor_close(cursor);

@@ -381,7 +381,7 @@ static enum err chunk_size_adopt(struct store *store, uint32_t wanted)
         return err;
     }
     MDB_stat stat;
-    err = store_err(mdb_stat(store->txn, store->dbs[STORE_DB_CHUNK], &stat));
+    err = store_write_err(store, mdb_stat(store->txn, store->dbs[STORE_DB_CHUNK], &stat));
     bool change = err == ERR_OK && stat.ms_entries == 0;
     if (change) {
         uint8_t format[STORE_FORMAT_BYTES];
@@ -441,6 +441,13 @@ static enum err recover(struct opening *o)
 static enum err open_recover(struct opening *o)
 {
     enum err err = recover(o);
+    if (err == ERR_IN_DOUBT && o->store->pages_damaged) {
+        store_problem(o->report,
+                      "cannot recover the queue in %s: a page of data.mdb is damaged; "
+                      "start again and it is named",
+                      o->config->directory);
+        return ERR_DAMAGED;
+    }
     if (err != ERR_OK && err != ERR_VERSION) {
         store_problem(o->report, "cannot recover the queue in %s: %s", o->config->directory,
                       err_text(err));
@@ -625,6 +632,11 @@ void store_summary(const struct store *store, struct store_summary *out)
         .box = store->box,
     };
     memcpy(out->count_by_state, store->committed.count_by_state, sizeof out->count_by_state);
+}
+
+const char *store_doubt(const struct store *store)
+{
+    return store->pages_damaged ? "a page of the queue's file is damaged" : err_text(ERR_IN_DOUBT);
 }
 
 size_t store_piece_bytes(const struct store *store)

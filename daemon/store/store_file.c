@@ -37,8 +37,8 @@
 #define FS_9P    0x01021997u
 #define FS_TMPFS 0x01021994u
 
-/* Where a run that died in the map leaves word for the next one. Its owner writes it, and reads it
- * in a signal handler: "" until there is an owner. */
+/* Where a run that died in the map, or stopped at a page, leaves word for the next one. Its owner
+ * writes it, and reads it in a signal handler: "" until there is an owner. */
 static char suspect_path[STORE_PATH_BYTES_MAX];
 
 static const struct {
@@ -427,9 +427,9 @@ static enum err length_check(int fd, const char *path, uint64_t *out_used_bytes,
 
 /*
  * LMDB trusts its pages, so they are judged first: the tops of the trees each time, all of them
- * when the last run died in the map. A mark that cannot be removed costs only time. ERR_BUSY: a
- * reader beside an owner that is at work, and that has opened the same file. Keys that are not in
- * order hide a message at most: the others are worth opening for.
+ * when the last run died in the map or stopped at a page. A mark that cannot be removed costs only
+ * time. ERR_BUSY: a reader beside an owner that is at work, and that has opened the same file. Keys
+ * that are not in order hide a message at most: the others are worth opening for.
  */
 static enum err pages_check(int fd, const char *path, const char *directory,
                             struct store_report *report)
@@ -553,10 +553,9 @@ void store_fault_range_set(const uint8_t *map, uint64_t bytes)
     atomic_store(&fault_last, map == NULL ? 0 : (uintptr_t)map + bytes - 1);
 }
 
-/* Makes the next start look at every page before it maps them. */
-static void suspect_mark(void)
+void store_suspect_mark(void)
 {
-    static const char words[] = "the last run died in the map of data.mdb\n";
+    static const char words[] = "the last run could not use a page of data.mdb\n";
     int fd = suspect_path[0] == '\0'
                  ? -1
                  : open(suspect_path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -574,7 +573,7 @@ bool store_fault_explain(const void *address, int fd)
     if (at == 0 || at < atomic_load(&fault_first) || at > atomic_load(&fault_last)) {
         return false;
     }
-    suspect_mark();
+    store_suspect_mark();
     static const char words[] =
         "tasuki: the queue file could not be read: it was cut short or replaced while in use, or "
         "the disk failed. Nothing that was answered with 250 depends on this process: repair the "

@@ -45,7 +45,7 @@ static void uncount(struct store *store, uint64_t bytes)
 static enum err entry_delete(struct store *store, MDB_cursor *cursor, uint64_t value_bytes)
 {
     store_account(store, 0);
-    enum err err = store_err(mdb_cursor_del(cursor, 0));
+    enum err err = store_write_err(store, mdb_cursor_del(cursor, 0));
     if (err == ERR_OK) {
         uncount(store, value_bytes);
     }
@@ -65,7 +65,7 @@ static enum err room_make(struct store *store, uint64_t bytes, uint64_t bytes_ma
          count_left--) {
         MDB_val key;
         MDB_val value;
-        err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_FIRST));
+        err = store_cursor_get(store, cursor, &key, &value, MDB_FIRST);
         if (err == ERR_OK) {
             err = entry_delete(store, cursor, value.mv_size);
         }
@@ -91,7 +91,8 @@ static enum err entry_put(struct store *store, struct slice key, struct slice hi
     if (err == ERR_EXISTS) {
         MDB_val mdb_key = store_val(key);
         MDB_val value;
-        err = store_err(mdb_get(store->txn, store->dbs[STORE_DB_HISTORY], &mdb_key, &value));
+        err = store_write_err(store,
+                              mdb_get(store->txn, store->dbs[STORE_DB_HISTORY], &mdb_key, &value));
         if (err == ERR_OK) {
             uncount(store, value.mv_size);
             err = store_put_sealed(store, STORE_DB_HISTORY, key, history, 0);
@@ -121,7 +122,7 @@ enum err store_history_put(struct store *store, const struct msg_id *id, struct 
     return entry_put(store, slice_of(id->bytes, MSG_ID_BYTES), history);
 }
 
-enum err store_history_recount(const struct store *store, MDB_txn *txn, struct store_totals *totals)
+enum err store_history_recount(struct store *store, MDB_txn *txn, struct store_totals *totals)
 {
     MDB_cursor *cursor;
     enum err err = store_cursor_open(store, txn, STORE_DB_HISTORY, &cursor);
@@ -132,7 +133,7 @@ enum err store_history_recount(const struct store *store, MDB_txn *txn, struct s
     totals->history_bytes = 0;
     MDB_val key;
     MDB_val value;
-    while ((err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) == ERR_OK) {
+    while ((err = store_cursor_get(store, cursor, &key, &value, MDB_NEXT)) == ERR_OK) {
         totals->history_count++;
         totals->history_bytes += value.mv_size;
         if (key.mv_size == MSG_ID_BYTES) {
@@ -174,7 +175,7 @@ static enum err expire_front(struct expiry *e)
     uint64_t max = e->store->history_bytes_max;
     MDB_val key;
     MDB_val value;
-    enum err err = store_err(mdb_cursor_get(e->cursor, &key, &value, MDB_FIRST));
+    enum err err = store_cursor_get(e->store, e->cursor, &key, &value, MDB_FIRST);
     while (err == ERR_OK && (e->store->pending.history_bytes > max || is_too_old(e, value))) {
         if (e->rows_left == 0) {
             e->more = true;
@@ -184,7 +185,7 @@ static enum err expire_front(struct expiry *e)
         e->removed++;
         err = entry_delete(e->store, e->cursor, value.mv_size);
         if (err == ERR_OK) {
-            err = store_err(mdb_cursor_get(e->cursor, &key, &value, MDB_FIRST));
+            err = store_cursor_get(e->store, e->cursor, &key, &value, MDB_FIRST);
         }
     }
     return err == ERR_NOT_FOUND ? ERR_OK : err;
@@ -203,14 +204,14 @@ static enum err expire_round(struct expiry *e)
     MDB_val key = store_val(slice_of(at.bytes, MSG_ID_BYTES));
     MDB_val value;
     uint64_t before = e->removed;
-    enum err err = store_err(mdb_cursor_get(e->cursor, &key, &value, MDB_SET_RANGE));
+    enum err err = store_cursor_get(store, e->cursor, &key, &value, MDB_SET_RANGE);
     for (; err == ERR_OK && e->rows_left > 0; e->rows_left--) {
         if (is_too_old(e, value)) {
             err = entry_delete(store, e->cursor, value.mv_size);
             e->removed++;
         }
         if (err == ERR_OK) {
-            err = store_err(mdb_cursor_get(e->cursor, &key, &value, MDB_NEXT));
+            err = store_cursor_get(store, e->cursor, &key, &value, MDB_NEXT);
         }
     }
     if (err == ERR_OK && key.mv_size == MSG_ID_BYTES) {
@@ -256,8 +257,8 @@ enum err store_read_history(struct store_reader *reader, const struct msg_id *id
         return err;
     }
     struct slice history;
-    err = store_get_sealed(reader->store, reader->txn, STORE_DB_HISTORY,
-                           slice_of(id->bytes, MSG_ID_BYTES), &history);
+    err =
+        store_reader_sealed(reader, STORE_DB_HISTORY, slice_of(id->bytes, MSG_ID_BYTES), &history);
     if (err == ERR_OK && history.len > buf_room(to)) {
         *out_bytes_needed = history.len;
         err = ERR_LIMIT;

@@ -141,8 +141,9 @@ struct store {
     struct store_reader *readers; /* all of them, linked; changed under swap_guard */
     uint16_t box;
     bool read_only;
-    bool writable;   /* false after ERR_IN_DOUBT */
-    bool disk_short; /* the last try to allocate blocks ahead met a full disk */
+    bool writable;      /* false after ERR_IN_DOUBT */
+    bool pages_damaged; /* which is why */
+    bool disk_short;    /* the last try to allocate blocks ahead met a full disk */
 };
 
 struct store_reader {
@@ -157,8 +158,17 @@ struct store_reader {
     bool body_known;
 };
 
-/* An LMDB or errno code as ours. */
+/*
+ * An LMDB or errno code as ours: of a read, of the open transaction, and of whichever of the two
+ * txn is (the owner's thread only). A page that cannot be used is ERR_DAMAGED to who reads. Who
+ * writes may not go on: what would be freed or linked by it is not known. It is ERR_IN_DOUBT then,
+ * nothing is committed any more, and the next opening looks at every page.
+ */
 enum err store_err(int code);
+MUST_CHECK enum err store_write_err(struct store *store, int code);
+MUST_CHECK enum err store_txn_err(struct store *store, const MDB_txn *txn, int code);
+/* The open transaction has met a page that cannot be used: ERR_IN_DOUBT. */
+MUST_CHECK enum err store_pages_doubt(struct store *store);
 
 static inline MDB_val store_val(struct slice s)
 {
@@ -185,14 +195,16 @@ uint32_t store_chunk_crc(struct slice key, struct slice bytes);
 /* The bytes before the seal. Errors: ERR_DAMAGED. */
 MUST_CHECK enum err store_unseal(struct slice key, struct slice value, struct slice *out_bytes);
 
-/* One sealed value by its key, borrowed from the transaction. Errors: ERR_NOT_FOUND, ERR_DAMAGED.
- */
-MUST_CHECK enum err store_get_sealed(const struct store *store, MDB_txn *txn, enum store_db db,
+/* One sealed value by its key, borrowed from the transaction: the owner's thread. Errors:
+ * ERR_NOT_FOUND, ERR_DAMAGED, ERR_IN_DOUBT. */
+MUST_CHECK enum err store_get_sealed(struct store *store, MDB_txn *txn, enum store_db db,
                                      struct slice key, struct slice *out_bytes);
 
-/* Makes *cursor for one walk through a database; the caller closes it. */
-MUST_CHECK enum err store_cursor_open(const struct store *store, MDB_txn *txn, enum store_db db,
+/* Makes *cursor for one walk through a database; the caller closes it. The owner's thread. */
+MUST_CHECK enum err store_cursor_open(struct store *store, MDB_txn *txn, enum store_db db,
                                       MDB_cursor **out_cursor);
+MUST_CHECK enum err store_cursor_get(struct store *store, MDB_cursor *cursor, MDB_val *key,
+                                     MDB_val *value, MDB_cursor_op op);
 
 /* A state record, decoded: what the index and the counts need to know of it. */
 struct store_standing {
@@ -241,19 +253,19 @@ MUST_CHECK enum err store_chunk_read(const struct store *store, MDB_txn *txn, ui
 MUST_CHECK enum err store_tally_room(struct store *store);
 void store_tally_add(struct store *store, const struct store_standing *standing, int64_t change);
 MUST_CHECK enum err store_tally_flush(struct store *store);
-MUST_CHECK enum err store_tally_check(const struct store *store, MDB_txn *txn,
+MUST_CHECK enum err store_tally_check(struct store *store, MDB_txn *txn,
                                       const struct store_totals *totals, bool *out_sound);
 
 /* store_history.c */
 MUST_CHECK enum err store_history_put(struct store *store, const struct msg_id *id,
                                       struct slice history);
-MUST_CHECK enum err store_history_recount(const struct store *store, MDB_txn *txn,
+MUST_CHECK enum err store_history_recount(struct store *store, MDB_txn *txn,
                                           struct store_totals *totals);
 uint64_t store_history_pages_bytes(const struct store *store, MDB_txn *txn);
 
 /* store_upgrade.c: from version 1. Begin: the first transaction. Run: goes on until all is done. */
 MUST_CHECK enum err store_upgrade_begin(struct store *store);
-MUST_CHECK enum err store_upgrade_pending(const struct store *store, bool *out_pending);
+MUST_CHECK enum err store_upgrade_pending(struct store *store, bool *out_pending);
 MUST_CHECK enum err store_upgrade_run(struct store *store, uint64_t *out_upgraded);
 
 /* store_file.c: the directory and the file, before and below LMDB. */
@@ -283,6 +295,8 @@ MUST_CHECK bool store_disk_has(const struct store *store, uint64_t bytes);
 /* So little is left on the disk that a file which goes on growing will soon find none. */
 MUST_CHECK bool store_disk_is_low(const struct store *store);
 void store_fault_range_set(const uint8_t *map, uint64_t bytes);
+/* Makes the next opening look at every page before it maps them. Safe in a signal handler. */
+void store_suspect_mark(void);
 
 /* store_env.c */
 #define STORE_FORMAT_BYTES 22
@@ -307,6 +321,9 @@ MUST_CHECK enum err store_reader_attach(struct store_reader *reader);
 void store_reader_detach(struct store_reader *reader);
 MUST_CHECK enum err store_reader_begin(struct store_reader *reader);
 void store_reader_end(struct store_reader *reader);
+/* One sealed value by its key, within such a call. Errors: ERR_NOT_FOUND, ERR_DAMAGED. */
+MUST_CHECK enum err store_reader_sealed(const struct store_reader *reader, enum store_db db,
+                                        struct slice key, struct slice *out_bytes);
 
 /*
  * store_compact.c: swap.lock, see schema/STORE.md. Enter: shared, for as long as the file is open;

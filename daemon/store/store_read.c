@@ -117,20 +117,30 @@ static enum err routes_collect(struct store *store, uint32_t *out_routes, size_t
  * or have them sent before their time: it is made anew from the states, once. What is damaged still
  * after that is the caller's to report.
  */
-static bool due_made_anew(struct store *store)
+static enum err due_make_anew(struct store *store)
 {
     store->due_stale = false;
-    return !store->read_only && store_rebuild(store) == ERR_OK;
+    return store->read_only ? ERR_DAMAGED : store_rebuild(store);
+}
+
+/* Before it is read. One that could not be made anew for want of room is read as it is. */
+static enum err due_freshen(struct store *store)
+{
+    enum err err = store->due_stale ? due_make_anew(store) : ERR_OK;
+    return err == ERR_IN_DOUBT ? err : ERR_OK;
 }
 
 size_t store_due_after(struct store *store, uint32_t route, const struct store_due *after,
                        struct store_due *out, size_t max, enum err *out_err)
 {
     size_t count = 0;
-    bool anew = store->due_stale && due_made_anew(store);
-    enum err err = due_collect(store, route, after, out, max, &count);
-    if (err == ERR_DAMAGED && !anew && due_made_anew(store)) {
+    enum err err = due_freshen(store);
+    if (err == ERR_OK) {
         err = due_collect(store, route, after, out, max, &count);
+    }
+    if (err == ERR_DAMAGED) {
+        err = due_make_anew(store);
+        err = err == ERR_OK ? due_collect(store, route, after, out, max, &count) : err;
     }
     *out_err = err;
     return err == ERR_OK ? count : 0;
@@ -139,10 +149,13 @@ size_t store_due_after(struct store *store, uint32_t route, const struct store_d
 size_t store_due_routes(struct store *store, uint32_t *out_routes, size_t max, enum err *out_err)
 {
     size_t count = 0;
-    bool anew = store->due_stale && due_made_anew(store);
-    enum err err = routes_collect(store, out_routes, max, &count);
-    if (err == ERR_DAMAGED && !anew && due_made_anew(store)) {
+    enum err err = due_freshen(store);
+    if (err == ERR_OK) {
         err = routes_collect(store, out_routes, max, &count);
+    }
+    if (err == ERR_DAMAGED) {
+        err = due_make_anew(store);
+        err = err == ERR_OK ? routes_collect(store, out_routes, max, &count) : err;
     }
     *out_err = err;
     return err == ERR_OK ? count : 0;
@@ -162,9 +175,11 @@ enum err store_reader_attach(struct store_reader *reader)
     if (err != ERR_OK) {
         return err;
     }
-    err = store_cursor_open(store, reader->txn, STORE_DB_ENVELOPE, &reader->row_cursor);
+    err =
+        store_err(mdb_cursor_open(reader->txn, store->dbs[STORE_DB_ENVELOPE], &reader->row_cursor));
     if (err == ERR_OK) {
-        err = store_cursor_open(store, reader->txn, STORE_DB_HISTORY, &reader->past_cursor);
+        err = store_err(
+            mdb_cursor_open(reader->txn, store->dbs[STORE_DB_HISTORY], &reader->past_cursor));
     }
     mdb_txn_reset(reader->txn);
     return err;
@@ -200,6 +215,15 @@ void store_reader_end(struct store_reader *reader)
 {
     mdb_txn_reset(reader->txn);
     pthread_rwlock_unlock(&reader->store->swap_guard);
+}
+
+enum err store_reader_sealed(const struct store_reader *reader, enum store_db db, struct slice key,
+                             struct slice *out_bytes)
+{
+    MDB_val mdb_key = store_val(key);
+    MDB_val value;
+    enum err err = store_err(mdb_get(reader->txn, reader->store->dbs[db], &mdb_key, &value));
+    return err == ERR_OK ? store_unseal(key, store_val_slice(value), out_bytes) : err;
 }
 
 enum err store_reader_new(struct store_reader **out_reader, struct store *store)
@@ -252,11 +276,11 @@ static enum err read_message(struct store_reader *reader, const struct msg_id *i
     struct slice key = slice_of(id->bytes, MSG_ID_BYTES);
     struct slice envelope;
     struct slice state;
-    enum err err = store_get_sealed(reader->store, reader->txn, STORE_DB_ENVELOPE, key, &envelope);
+    enum err err = store_reader_sealed(reader, STORE_DB_ENVELOPE, key, &envelope);
     if (err != ERR_OK) {
         return err;
     }
-    err = store_get_sealed(reader->store, reader->txn, STORE_DB_STATE, key, &state);
+    err = store_reader_sealed(reader, STORE_DB_STATE, key, &state);
     if (err != ERR_OK) {
         return err == ERR_NOT_FOUND ? ERR_DAMAGED : err; /* one without the other */
     }
@@ -293,8 +317,7 @@ enum err store_read_trail(struct store_reader *reader, const struct msg_id *id, 
         return err;
     }
     struct slice trail;
-    err = store_get_sealed(reader->store, reader->txn, STORE_DB_TRAIL,
-                           slice_of(id->bytes, MSG_ID_BYTES), &trail);
+    err = store_reader_sealed(reader, STORE_DB_TRAIL, slice_of(id->bytes, MSG_ID_BYTES), &trail);
     if (err == ERR_OK && trail.len > buf_room(to)) {
         err = ERR_LIMIT;
     }
@@ -376,7 +399,7 @@ static bool row_pass(struct store_reader *reader, MDB_val key, MDB_val value, st
     struct slice envelope;
     struct slice state;
     if (store_unseal(id, store_val_slice(value), &envelope) == ERR_OK &&
-        store_get_sealed(reader->store, reader->txn, STORE_DB_STATE, id, &state) == ERR_OK) {
+        store_reader_sealed(reader, STORE_DB_STATE, id, &state) == ERR_OK) {
         row.envelope = envelope;
         row.state = state;
     }

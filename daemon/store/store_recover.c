@@ -102,7 +102,7 @@ enum err store_recount(struct store *store, MDB_txn *txn, const struct msg_id *w
         }
         MDB_val mdb_key;
         MDB_val value;
-        while ((err = store_err(mdb_cursor_get(cursor, &mdb_key, &value, MDB_NEXT))) == ERR_OK) {
+        while ((err = store_cursor_get(store, cursor, &mdb_key, &value, MDB_NEXT)) == ERR_OK) {
             struct slice key = store_val_slice(mdb_key);
             if (key.len != MSG_ID_BYTES) {
                 continue;
@@ -184,7 +184,7 @@ static enum err due_fill(struct store *store)
     }
     MDB_val mdb_key;
     MDB_val value;
-    while ((err = store_err(mdb_cursor_get(cursor, &mdb_key, &value, MDB_NEXT))) == ERR_OK) {
+    while ((err = store_cursor_get(store, cursor, &mdb_key, &value, MDB_NEXT)) == ERR_OK) {
         struct slice key = store_val_slice(mdb_key);
         struct slice state;
         struct store_standing standing;
@@ -211,7 +211,7 @@ enum err store_derive(struct store *store)
     store->summary_stale = true;
     store->tallies_stale = true;
     store->txn_pages += 64 + entries(store, store->txn, STORE_DB_DUE) / 32;
-    enum err err = store_err(mdb_drop(store->txn, store->dbs[STORE_DB_DUE], 0));
+    enum err err = store_write_err(store, mdb_drop(store->txn, store->dbs[STORE_DB_DUE], 0));
     if (err == ERR_OK) {
         err = due_fill(store);
     }
@@ -245,7 +245,7 @@ static enum err intake_list(struct store *store, struct msg_id *out, size_t max,
     MDB_val key;
     MDB_val value;
     while (count < max &&
-           (err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) == ERR_OK) {
+           (err = store_cursor_get(store, cursor, &key, &value, MDB_NEXT)) == ERR_OK) {
         if (key.mv_size != MSG_ID_BYTES) {
             err = ERR_DAMAGED;
             break;

@@ -40,7 +40,7 @@ static enum err note_put(struct store *store, const struct msg_id *last)
 
 /* A note that is damaged says at least that there is something to do: from the beginning, where
  * records of the present version are left alone. */
-static enum err note_get(const struct store *store, MDB_txn *txn, struct msg_id *out_last)
+static enum err note_get(struct store *store, MDB_txn *txn, struct msg_id *out_last)
 {
     static const struct msg_id first_id = {{0}};
     struct slice bytes;
@@ -58,8 +58,8 @@ static enum err databases_make(struct store *store)
     static const struct msg_id first_id = {{0}};
     for (enum store_db db = 0; db < STORE_DB_COUNT; db++) {
         store_account(store, 0);
-        enum err err =
-            store_err(mdb_dbi_open(store->txn, store_db_names[db], MDB_CREATE, &store->dbs[db]));
+        enum err err = store_write_err(
+            store, mdb_dbi_open(store->txn, store_db_names[db], MDB_CREATE, &store->dbs[db]));
         if (err != ERR_OK) {
             return err;
         }
@@ -85,7 +85,7 @@ enum err store_upgrade_begin(struct store *store)
     return store_commit(store);
 }
 
-enum err store_upgrade_pending(const struct store *store, bool *out_pending)
+enum err store_upgrade_pending(struct store *store, bool *out_pending)
 {
     enum err err = store_err(mdb_txn_renew(store->own));
     if (err != ERR_OK) {
@@ -103,7 +103,7 @@ enum err store_upgrade_pending(const struct store *store, bool *out_pending)
  */
 
 /* The first id behind last in a database. ERR_NOT_FOUND. */
-static enum err id_after(const struct store *store, enum store_db db, const struct msg_id *last,
+static enum err id_after(struct store *store, enum store_db db, const struct msg_id *last,
                          struct msg_id *out)
 {
     MDB_cursor *cursor;
@@ -113,10 +113,10 @@ static enum err id_after(const struct store *store, enum store_db db, const stru
     }
     MDB_val key = store_val(slice_of(last->bytes, MSG_ID_BYTES));
     MDB_val value;
-    err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE));
+    err = store_cursor_get(store, cursor, &key, &value, MDB_SET_RANGE);
     while (err == ERR_OK &&
            (key.mv_size != MSG_ID_BYTES || memcmp(key.mv_data, last->bytes, MSG_ID_BYTES) == 0)) {
-        err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT));
+        err = store_cursor_get(store, cursor, &key, &value, MDB_NEXT);
     }
     if (err == ERR_OK) {
         memcpy(out->bytes, key.mv_data, MSG_ID_BYTES);
@@ -126,8 +126,7 @@ static enum err id_after(const struct store *store, enum store_db db, const stru
 }
 
 /* The first message behind last, one of whose records may be missing. */
-static enum err message_after(const struct store *store, const struct msg_id *last,
-                              struct msg_id *out)
+static enum err message_after(struct store *store, const struct msg_id *last, struct msg_id *out)
 {
     struct msg_id of_state;
     enum err err = id_after(store, STORE_DB_ENVELOPE, last, out);

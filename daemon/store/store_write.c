@@ -59,7 +59,7 @@ enum err store_put(struct store *store, enum store_db db, struct slice key, stru
     store_account(store, value.len);
     MDB_val mdb_key = store_val(key);
     MDB_val mdb_value = store_val(value);
-    return store_err(mdb_put(store->txn, store->dbs[db], &mdb_key, &mdb_value, flags));
+    return store_write_err(store, mdb_put(store->txn, store->dbs[db], &mdb_key, &mdb_value, flags));
 }
 
 /* Writes the value into the page that LMDB sets aside for it, with its seal behind. */
@@ -69,8 +69,8 @@ enum err store_put_sealed(struct store *store, enum store_db db, struct slice ke
     store_account(store, bytes.len);
     MDB_val mdb_key = store_val(key);
     MDB_val place = {.mv_size = bytes.len + STORE_SEAL_BYTES};
-    enum err err = store_err(
-        mdb_put(store->txn, store->dbs[db], &mdb_key, &place, flags | (unsigned)MDB_RESERVE));
+    enum err err = store_write_err(store, mdb_put(store->txn, store->dbs[db], &mdb_key, &place,
+                                                  flags | (unsigned)MDB_RESERVE));
     if (err != ERR_OK) {
         return err;
     }
@@ -85,7 +85,7 @@ enum err store_put_sealed(struct store *store, enum store_db db, struct slice ke
 enum err store_delete(struct store *store, enum store_db db, struct slice key)
 {
     MDB_val mdb_key = store_val(key);
-    enum err err = store_err(mdb_del(store->txn, store->dbs[db], &mdb_key, NULL));
+    enum err err = store_write_err(store, mdb_del(store->txn, store->dbs[db], &mdb_key, NULL));
     if (err != ERR_NOT_FOUND) { /* which changes nothing */
         store_account(store, 0);
     }
@@ -116,12 +116,12 @@ static enum err due_purge(struct store *store, const struct msg_id *id)
     MDB_val key;
     MDB_val value;
     while (err == ERR_OK &&
-           (err = store_err(mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) == ERR_OK) {
+           (err = store_cursor_get(store, cursor, &key, &value, MDB_NEXT)) == ERR_OK) {
         const uint8_t *bytes = key.mv_data;
         if (key.mv_size == STORE_DUE_KEY_BYTES &&
             memcmp(bytes + 12, id->bytes, MSG_ID_BYTES) == 0) {
             store_account(store, 0);
-            err = store_err(mdb_cursor_del(cursor, 0));
+            err = store_write_err(store, mdb_cursor_del(cursor, 0));
         }
     }
     mdb_cursor_close(cursor);
@@ -320,7 +320,8 @@ enum err store_trail_set(struct store *store, const struct msg_id *id, struct sl
     struct slice key = slice_of(id->bytes, MSG_ID_BYTES);
     MDB_val mdb_key = store_val(key);
     MDB_val value;
-    enum err err = store_err(mdb_get(store->txn, store->dbs[STORE_DB_STATE], &mdb_key, &value));
+    enum err err =
+        store_write_err(store, mdb_get(store->txn, store->dbs[STORE_DB_STATE], &mdb_key, &value));
     if (err != ERR_OK || !trail_has_room(store, trail.len)) {
         return err;
     }
@@ -389,7 +390,7 @@ static enum err commit_failed(struct store *store, int code)
     int probe = mdb_txn_begin(store->env, NULL, 0, &txn);
     if (probe == MDB_SUCCESS) {
         mdb_txn_abort(txn);
-        return store_err(code);
+        return store_write_err(store, code);
     }
     store->writable = false;
     return ERR_IN_DOUBT;
@@ -398,7 +399,10 @@ static enum err commit_failed(struct store *store, int code)
 enum err store_commit(struct store *store)
 {
     CHECK(store->txn != NULL);
-    enum err err = store_tally_flush(store);
+    enum err err = store->writable ? ERR_OK : ERR_IN_DOUBT; /* some call has met bad pages */
+    if (err == ERR_OK) {
+        err = store_tally_flush(store);
+    }
     if (err == ERR_OK) {
         err = store_fresh_flush(store);
     }

@@ -187,6 +187,62 @@ static void test_an_old_entry_strands_nobody(void **state)
     assert_route(f, ids[1], "other");
 }
 
+/*
+ * ---- pages ----
+ *
+ * The disk has lost one while the queue is at work.
+ */
+
+static void assert_stopped(void)
+{
+    struct store_config config = {
+        .directory = f->directory, .queue_bytes_max = f->queue_bytes_max, .readers_max = 8};
+    struct store_report report;
+    assert_int_equal(events(f, "event=store-failed"), 1);
+    assert_true(queue_store_failed(f->queue));
+    end(f);
+    assert_int_equal(store_open(&f->store, &config, &report), ERR_DAMAGED);
+    assert_non_null(strstr(report.problem, "put back a copy"));
+}
+
+/* A message that has been delivered, and cannot leave, is not sent again. */
+static void test_a_damaged_history_sends_nothing_twice(void **state)
+{
+    (void)state;
+    begin(f);
+    assert_int_equal(deliveries(accept_one(f, 1)), 1);
+    end(f);
+    uint64_t page = raw_last_page(f->directory, "history");
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    upstream_up(f, 4);
+    struct flow_job *job = job_wait(f);
+    assert_same_id(job->id, id);
+    raw_page_zero(f->directory, page);
+    job_answer(f, job, OUTCOME_DELIVERED, 1);
+    (void)box_wait(&f->main, FLOW_DRAINED);
+    assert_stopped();
+}
+
+/* Not even mail that comes in can be counted: whoever sends it hears so, and so does the admin. */
+static void test_damaged_counts_stop_it(void **state)
+{
+    (void)state;
+    static struct client c;
+    begin(f);
+    (void)accept_one(f, 1);
+    end(f);
+    uint64_t page = raw_last_page(f->directory, "count");
+    begin(f);
+    (void)settled(f);
+    raw_page_zero(f->directory, page);
+    client_commit(f, &c, 1);
+    (void)box_wait(&f->clients, FLOW_INTAKE);
+    assert_int_equal(c.intake.result, ERR_IN_DOUBT);
+    (void)box_wait(&f->main, FLOW_DRAINED);
+    assert_stopped();
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup_damage, teardown)
 
 int main(void)
@@ -197,6 +253,8 @@ int main(void)
         CASE(test_an_old_entry_does_not_keep_the_trash_full),
         CASE(test_an_entry_of_nobody_does_not_keep_the_trash_full),
         CASE(test_an_old_entry_strands_nobody),
+        CASE(test_a_damaged_history_sends_nothing_twice),
+        CASE(test_damaged_counts_stop_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

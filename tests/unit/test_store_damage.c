@@ -143,6 +143,95 @@ static void test_the_index_says_what_the_states_say(void **state)
     queue_check(f, false);
 }
 
+/*
+ * ---- pages ----
+ */
+
+/* More than opening looks through, when there is no reason to. */
+#define HISTORY 6000u
+
+static void assert_refused(struct fixture *f, const char *words)
+{
+    assert_int_equal(queue_try(f), ERR_DAMAGED);
+    if (strstr(f->report.problem, words) == NULL) {
+        fail_msg("not \"%s\": %s", words, f->report.problem);
+    }
+}
+
+/* The queue opens, since the page is deep down. Whoever writes comes upon it: nothing happens then,
+ * and the next opening finds it. */
+static void test_a_damaged_page_stops_the_writer_and_the_next_opening(void **state)
+{
+    struct fixture *f = *state;
+    struct msg_id id = id_of(HISTORY + 1);
+    char words[64];
+    queue_open(f);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    for (uint64_t n = 1; n <= HISTORY; n++) {
+        message_put(f, n, 0, &plain);
+        message_leave(f, n, n, 600);
+    }
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    message_commit(f, HISTORY + 1, 500, &plain);
+    queue_close(f);
+    uint64_t page = raw_last_page(f->directory, "history");
+    raw_page_zero(f->directory, page);
+    queue_open(f);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(store_message_remove(f->store, &id, history_make(&plain, 1, 10)),
+                     ERR_IN_DOUBT);
+    assert_int_equal(store_commit(f->store), ERR_IN_DOUBT);
+    assert_int_equal(store_begin(f->store), ERR_IN_DOUBT);
+    assert_non_null(strstr(store_doubt(f->store), "page"));
+    assert_int_equal(message_read(f->reader, HISTORY + 1), ERR_OK);
+    assert_int_equal(body_read(f->reader, HISTORY + 1, 500, 65536), ERR_OK);
+    queue_close(f);
+    snprintf(words, sizeof words, "page %llu", (unsigned long long)page);
+    assert_refused(f, words);
+    assert_refused(f, words);
+}
+
+/* To who only reads it is damage of what is read, and nothing else. */
+static void test_a_damaged_page_is_damage_to_a_reader(void **state)
+{
+    struct fixture *f = *state;
+    static uint8_t memory[RECORD_BYTES];
+    struct buf to;
+    struct msg_id id = id_of(1);
+    size_t needed;
+    queue_open(f);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    message_put(f, 1, 0, &plain);
+    message_leave(f, 1, 1, 600);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    queue_close(f);
+    uint64_t page = raw_last_page(f->directory, "history");
+    queue_open(f);
+    raw_page_zero(f->directory, page);
+    buf_init(&to, memory, sizeof memory);
+    assert_int_equal(store_read_history(f->reader, &id, &to, &needed), ERR_DAMAGED);
+    message_commit(f, 2, 500, &plain);
+    assert_int_equal(message_read(f->reader, 2), ERR_OK);
+}
+
+/* The index is made anew from the states; where its pages cannot even be freed, that is said. */
+static void test_a_damaged_page_of_the_index_is_told(void **state)
+{
+    struct fixture *f = *state;
+    struct store_due due[4];
+    enum err err;
+    queue_open(f);
+    message_commit(f, 1, 10, &plain);
+    queue_close(f);
+    uint64_t page = raw_last_page(f->directory, "due");
+    queue_open(f);
+    raw_page_zero(f->directory, page);
+    assert_int_equal(store_due_after(f->store, record_route(SLICE("main")), NULL, due, 4, &err), 0);
+    assert_int_equal(err, ERR_IN_DOUBT);
+    queue_close(f);
+    assert_refused(f, "page");
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -152,6 +241,9 @@ int main(void)
         CASE(test_a_lost_chunk_leaves_nothing_in_the_sum_of_bodies),
         CASE(test_an_empty_queue_has_no_bytes_in_bodies),
         CASE(test_the_index_says_what_the_states_say),
+        CASE(test_a_damaged_page_stops_the_writer_and_the_next_opening),
+        CASE(test_a_damaged_page_is_damage_to_a_reader),
+        CASE(test_a_damaged_page_of_the_index_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
