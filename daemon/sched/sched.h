@@ -40,7 +40,7 @@
 #define SCHED_SMALL_KIB_MAX     128   /* a message up to this may pass a larger one of its sender */
 #define SCHED_PASSED_MAX        8     /* but not more often than this, */
 #define SCHED_PASSED_MS_MAX     60000 /* and not for longer */
-#define SCHED_BARREN_FREE       2 /* ends of connections without work; from then on there are waits */
+#define SCHED_BARREN_FREE       2     /* ends of connections without work that cost no wait */
 #define SCHED_THROTTLE_MS_FIRST 5000
 #define SCHED_THROTTLE_MS_MAX   600000
 

@@ -18,10 +18,11 @@
 
 /* Blocks that are asked for ahead of what is used. */
 #define ALLOCATE_BYTES (4u << 20)
-/* What the disk must have left while somebody keeps freed pages from the writer: for the blocks
- * that are asked for ahead, twice, since more is committed before the reader has looked again. Of
- * a small disk no more than this share. */
-#define DISK_SPARE_BYTES (4u * ALLOCATE_BYTES)
+/* What the disk must have left while somebody keeps freed pages from the writer, who commits on
+ * until that reader has looked again; of a small disk its share, but no less than what has new mail
+ * refused (a step of the file) and one transaction of mail. */
+#define DISK_SPARE_MAX   (4 * ALLOCATE_BYTES)
+#define DISK_SPARE_MIN   (2 * ALLOCATE_BYTES)
 #define DISK_SPARE_SHARE 8u
 /* The map while a queue is made: it holds the names of the databases and two records. */
 #define CREATE_MAP_BYTES (1u << 20)
@@ -535,7 +536,8 @@ bool store_disk_is_low(const struct store *store)
         return false;
     }
     uint64_t block_bytes = fs.f_frsize == 0 ? 1 : fs.f_frsize;
-    uint64_t spare = u64_min(DISK_SPARE_BYTES, fs.f_blocks * block_bytes / DISK_SPARE_SHARE);
+    uint64_t share = fs.f_blocks * block_bytes / DISK_SPARE_SHARE;
+    uint64_t spare = u64_max(u64_min(share, DISK_SPARE_MAX), DISK_SPARE_MIN);
     return fs.f_bavail <= spare / block_bytes;
 }
 

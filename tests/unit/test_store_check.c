@@ -1087,16 +1087,23 @@ static void test_check_goes_on_where_the_disk_has_room(void **state)
 }
 
 /* What a large disk must have left may be more than a small one ever had. */
-static void test_check_takes_a_small_disk_for_small(void **state)
+static void test_check_goes_on_where_a_small_disk_has_room(void **state)
 {
     struct fixture *f = *state;
-    check_beside_growth(f, (struct disk){64 * MIB, 9 * MIB}, false);
+    check_beside_growth(f, (struct disk){96 * MIB, 13 * MIB}, false);
 }
 
 static void test_check_gives_way_on_a_small_disk(void **state)
 {
     struct fixture *f = *state;
-    check_beside_growth(f, (struct disk){64 * MIB, 7 * MIB}, true);
+    check_beside_growth(f, (struct disk){96 * MIB, 11 * MIB}, true);
+}
+
+/* Before new mail is refused for want of blocks. */
+static void test_check_gives_way_on_a_tiny_disk(void **state)
+{
+    struct fixture *f = *state;
+    check_beside_growth(f, (struct disk){24 * MIB, 7 * MIB}, true);
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -1119,8 +1126,9 @@ int main(void)
         CASE(test_check_gives_way_after_queue_max_was_lowered),
         CASE(test_check_gives_way_before_the_disk_is_full),
         CASE(test_check_goes_on_where_the_disk_has_room),
-        CASE(test_check_takes_a_small_disk_for_small),
+        CASE(test_check_goes_on_where_a_small_disk_has_room),
         CASE(test_check_gives_way_on_a_small_disk),
+        CASE(test_check_gives_way_on_a_tiny_disk),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
