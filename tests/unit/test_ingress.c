@@ -420,6 +420,13 @@ static bool is_time(struct fixture *f)
     return io_now_ms(f->io) >= until_ms;
 }
 
+/* The loop goes on meanwhile. */
+static void wait_ms(struct fixture *f, uint64_t ms)
+{
+    until_ms = io_now_ms(f->io) + ms;
+    run_until(f, is_time);
+}
+
 /* A store that is slow is no fault of the client's: the time is not held against it. */
 static void test_our_own_pause_times_nobody_out(void **state)
 {
@@ -429,8 +436,7 @@ static void test_our_own_pause_times_nobody_out(void **state)
     to_content(f);
     put_much(f, 2500); /* three pieces: reading stops until the first is stored */
     (void)intake(f, FLOW_INTAKE_APPEND);
-    until_ms = io_now_ms(f->io) + 400;
-    run_until(f, is_time);
+    wait_ms(f, 400);
     f->expected = "421";
     assert_false(is_said(f));
     answer(f, ERR_OK);
@@ -461,12 +467,10 @@ static void test_a_client_that_never_reads_costs_no_time(void **state)
             memcpy(noops + at, "NOOP\r\n", 6);
         }
         (void)!send(f->client_fd, noops, sizeof noops, MSG_NOSIGNAL | MSG_DONTWAIT);
-        until_ms = io_now_ms(f->io) + 5;
-        run_until(f, is_time);
+        wait_ms(f, 5);
     }
     uint32_t before = f->batches;
-    until_ms = io_now_ms(f->io) + turns(300, 100);
-    run_until(f, is_time);
+    wait_ms(f, turns(300, 100));
     assert_in_range(f->batches - before, 1, 400); /* our own ticks, one a millisecond */
 }
 
