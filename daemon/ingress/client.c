@@ -772,11 +772,13 @@ static void on_timer(struct io_op *op)
         return; /* the end of a pause arms it again */
     }
     if (now_ms >= deadline_of(s)) {
-        if (s->machine.state == SMTP_SERVER_CLOSING || smtp_server_output(&s->machine).len > 0) {
+        bool unread = smtp_server_output(&s->machine).len > 0;
+        /* It may only learn the time here: what was just answered is no silence of the client's. */
+        smtp_server_expire(&s->machine, now_ms);
+        if (unread && s->machine.state == SMTP_SERVER_CLOSING) {
             client_close(s, false); /* it does not even read our last words */
             return;
         }
-        smtp_server_expire(&s->machine, now_ms);
         pump(s);
     }
     arm_timer(s);

@@ -452,6 +452,31 @@ static void test_our_own_pause_times_nobody_out(void **state)
     expect(f, " queued\r\n");
 }
 
+static const struct {
+    enum err result;
+    const char *reply;
+} late_answers[] = {{ERR_OK, " queued\r\n"}, {ERR_FULL, "452 4.3.1 "}};
+
+/* However long a commit takes, the client hears what came of it, or it would send the message
+ * again. */
+static void test_a_commit_beyond_the_idle_timeout_is_answered(void **state)
+{
+    struct fixture *f = *state;
+    f->config->idle_ms_max = turns(400, 100);
+    begin(f);
+    expect(f, "220 ");
+    for (size_t at = 0; at < sizeof late_answers / sizeof late_answers[0]; at++) {
+        put(f, "EHLO x\r\nMAIL FROM:<a@x.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n");
+        expect(f, "354 ");
+        put(f, "hello\r\n.\r\n");
+        (void)intake(f, FLOW_INTAKE_COMMIT);
+        wait_ms(f, turns(500, 150));
+        answer(f, late_answers[at].result);
+        expect(f, late_answers[at].reply);
+    }
+    assert_int_equal(metric_get(&f->metrics, METRIC_CLIENT_TIMEOUTS), 0);
+}
+
 /* I34: commands without end from a client that never reads the replies. The loop rests meanwhile.
  */
 static void test_a_client_that_never_reads_costs_no_time(void **state)
@@ -541,6 +566,7 @@ int main(void)
         CASE(test_a_client_that_leaves_leaves_nothing),
         CASE(test_a_piece_that_failed_is_told_at_the_end),
         CASE(test_our_own_pause_times_nobody_out),
+        CASE(test_a_commit_beyond_the_idle_timeout_is_answered),
         CASE(test_a_client_that_never_reads_costs_no_time),
         CASE(test_a_stranger_is_turned_away),
         CASE(test_too_many_from_one_are_turned_away),
