@@ -679,13 +679,13 @@ static void arm_timer(struct client *s)
 
 /*
  * Asks for more where more can be used: not before there is room for a reply in the machine's
- * output, or input would go round and round unused. A pause of our own is not held against the
- * client.
+ * output, and not behind the last words, or input would go round and round unused. A pause of our
+ * own is not held against the client.
  */
 static void read_more(struct client *s)
 {
     size_t unsent = smtp_server_output(&s->machine).len;
-    if (s->machine.state == SMTP_SERVER_ASKED ||
+    if (s->machine.state == SMTP_SERVER_ASKED || s->machine.state == SMTP_SERVER_CLOSING ||
         unsent > SMTP_SERVER_OUTPUT_BYTES - SMTP_SERVER_REPLY_BYTES_MAX) {
         return;
     }
