@@ -776,6 +776,7 @@ static void on_timer(struct io_op *op)
         /* It may only learn the time here: what was just answered is no silence of the client's. */
         smtp_server_expire(&s->machine, now_ms);
         if (unread && s->machine.state == SMTP_SERVER_CLOSING) {
+            pull_events(s);         /* it is told as silence */
             client_close(s, false); /* it does not even read our last words */
             return;
         }

@@ -356,6 +356,7 @@ def test_client_that_never_reads(relay, upstream):
                 gone = True
         assert gone, "still connected"
     wait_until(lambda: daemon.status()["clients"] == 0)
+    assert len(wait_until(lambda: daemon.events("client-closed", reason="idle"))) == 1
 
 
 # ---- who may connect ----

@@ -496,12 +496,9 @@ static void assert_the_loop_rests(struct fixture *f)
     assert_in_range(f->batches - before, 1, 400); /* our own ticks, one a millisecond */
 }
 
-/* I34: commands without end from a client that never reads the replies. The loop rests meanwhile.
- */
-static void test_a_client_that_never_reads_costs_no_time(void **state)
+/* I34: commands without end from a client that never reads the replies. */
+static void ask_without_reading(struct fixture *f)
 {
-    struct fixture *f = *state;
-    begin(f);
     expect(f, "220 ");
     int small = 4096;
     (void)setsockopt(f->client_fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
@@ -509,6 +506,13 @@ static void test_a_client_that_never_reads_costs_no_time(void **state)
         put_noops(f->client_fd, 10000);
         wait_ms(f, 5);
     }
+}
+
+static void test_a_client_that_never_reads_costs_no_time(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    ask_without_reading(f);
     assert_the_loop_rests(f);
 }
 
@@ -539,6 +543,23 @@ static void test_last_words_that_are_not_read_cost_no_time(void **state)
     for (size_t at = 0; at < count; at++) {
         close(fds[at]);
     }
+}
+
+static bool is_nobody_here(struct fixture *f)
+{
+    return metric_get(&f->metrics, METRIC_CLIENTS) == 0;
+}
+
+/* It was silent where reading was its turn. */
+static void test_a_client_that_never_reads_is_counted_and_told_once(void **state)
+{
+    struct fixture *f = *state;
+    f->config->idle_ms_max = turns(1000, 100);
+    begin(f);
+    ask_without_reading(f);
+    run_until(f, is_nobody_here);
+    assert_int_equal(metric_get(&f->metrics, METRIC_CLIENT_TIMEOUTS), 1);
+    assert_int_equal(f->closed_told, 1);
 }
 
 static void test_a_stranger_is_turned_away(void **state)
@@ -611,6 +632,7 @@ int main(void)
         CASE(test_a_commit_beyond_the_idle_timeout_is_answered),
         CASE(test_a_client_that_never_reads_costs_no_time),
         CASE(test_last_words_that_are_not_read_cost_no_time),
+        CASE(test_a_client_that_never_reads_is_counted_and_told_once),
         CASE(test_a_stranger_is_turned_away),
         CASE(test_too_many_from_one_are_turned_away),
         CASE(test_a_flood_of_strangers_is_bounded),
