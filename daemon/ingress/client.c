@@ -61,7 +61,6 @@ struct client {
     uint32_t client_place;   /* in the shared table */
     bool closing;            /* stream_close was called */
     bool closed;             /* the stream is gone */
-    bool counted;            /* in the connection counters */
     uint32_t refusals_noted; /* of the machine's */
     bool paused;             /* nothing is read until the queue thread has answered */
 
@@ -115,14 +114,10 @@ static void put_id(struct buf *to, const struct client *s)
 
 static void count_out(struct client *s)
 {
-    if (!s->counted) {
-        return;
-    }
     struct ingress_shared *shared = s->in->with.shared;
     atomic_fetch_sub_explicit(&shared->connections, 1, memory_order_relaxed);
     atomic_fetch_sub_explicit(&shared->by_client[s->client_place], 1, memory_order_relaxed);
     metric_add(s->in->with.metrics, METRIC_CLIENTS, (uint64_t)-1);
-    s->counted = false;
 }
 
 static void client_free_when_done(struct client *s)
@@ -152,6 +147,7 @@ static void client_free_when_done(struct client *s)
         s->next->prev = s->prev;
     }
     in->session_count--;
+    count_out(s); /* not before: what a slow store keeps here has a bound, too */
     free(s);
 }
 
@@ -755,7 +751,6 @@ static void on_stream(struct stream *stream, enum stream_event event)
         return;
     case STREAM_EVENT_CLOSED:
         s->closed = true;
-        count_out(s);
         client_free_when_done(s);
         return;
     case STREAM_EVENT_SECURE:
@@ -799,7 +794,6 @@ static const char *turned_away(struct client *s, const uint8_t address[16], bool
     const struct config *config = s->in->with.config;
     struct ingress_shared *shared = s->in->with.shared;
     s->client_place = place_of(address);
-    s->counted = true;
     metric_add(s->in->with.metrics, METRIC_CLIENTS, 1);
     uint32_t all = atomic_fetch_add_explicit(&shared->connections, 1, memory_order_relaxed);
     uint32_t of_client =

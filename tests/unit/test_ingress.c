@@ -562,6 +562,26 @@ static void test_a_client_that_never_reads_is_counted_and_told_once(void **state
     assert_int_equal(f->closed_told, 1);
 }
 
+/* Its memory and its timer are there until the store has answered: so is its place among those that
+ * may be. */
+static void test_a_session_counts_until_it_is_gone(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    to_content(f);
+    put_much(f, 1000);
+    (void)intake(f, FLOW_INTAKE_APPEND);
+    shutdown(f->client_fd, SHUT_RDWR);
+    wait_ms(f, 50);
+    assert_int_equal(atomic_load(&f->shared->connections), 1);
+    answer(f, ERR_OK);
+    (void)intake(f, FLOW_INTAKE_ABANDON);
+    assert_int_equal(atomic_load(&f->shared->connections), 1);
+    answer(f, ERR_OK);
+    run_until(f, is_nobody_here);
+    assert_int_equal(atomic_load(&f->shared->connections), 0);
+}
+
 static void test_a_stranger_is_turned_away(void **state)
 {
     struct fixture *f = *state;
@@ -633,6 +653,7 @@ int main(void)
         CASE(test_a_client_that_never_reads_costs_no_time),
         CASE(test_last_words_that_are_not_read_cost_no_time),
         CASE(test_a_client_that_never_reads_is_counted_and_told_once),
+        CASE(test_a_session_counts_until_it_is_gone),
         CASE(test_a_stranger_is_turned_away),
         CASE(test_too_many_from_one_are_turned_away),
         CASE(test_a_flood_of_strangers_is_bounded),
