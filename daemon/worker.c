@@ -2,6 +2,15 @@
 
 #include "daemon/delivery/delivery.h"
 
+/* All that is allowed may come to one worker: a client has a timer and its stream's; a connection
+ * to an upstream, or one that is tried out, these and that of its way there. Workers that let
+ * clients in at the same moment may each be one over. */
+#define CLIENT_TIMERS_MAX   (2 * (CLIENT_SESSIONS_MAX + WORKERS_MAX))
+#define UPSTREAM_TIMERS_MAX (3 * UPSTREAMS_MAX * (UPSTREAM_CONNECTIONS_MAX + 1))
+#define OTHER_TIMERS_MAX    (LISTENERS_MAX + 100)
+_Static_assert(CLIENT_TIMERS_MAX + UPSTREAM_TIMERS_MAX + OTHER_TIMERS_MAX <= IO_TIMERS_MAX,
+               "whatever is configured, a loop has room for its timers");
+
 static enum err read_message(void *reader, const struct msg_id *id, struct buf *to,
                              struct slice *out_envelope, struct slice *out_state,
                              size_t *out_bytes_needed)

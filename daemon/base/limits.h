@@ -22,6 +22,8 @@
 #define SMTP_RECEIVED_MAX            100 /* header lines before we call it a loop, RFC 5321 6.3 */
 
 /* Configuration. */
+#define CLIENT_CONNECTIONS_MAX   100000                       /* that connections-max may allow */
+#define CLIENT_SESSIONS_MAX      (2 * CLIENT_CONNECTIONS_MAX) /* config_client_sessions_max */
 #define UPSTREAMS_MAX            16
 #define UPSTREAM_CONNECTIONS_MAX 64
 #define UPSTREAM_NAME_BYTES_MAX  64

@@ -192,6 +192,13 @@ MUST_CHECK bool config_use_same_terms(const struct config_use *a, const struct c
 /* As one would write it: "when-down for sender:*@shop.example". */
 void config_use_put(struct buf *to, const struct config_use *use);
 
+/* Sessions of clients at once: connections-max that are served, and as many that hear why they are
+ * not. Each has a descriptor and its timers. */
+static inline uint32_t config_client_sessions_max(const struct config *config)
+{
+    return config->connections_max * (CLIENT_SESSIONS_MAX / CLIENT_CONNECTIONS_MAX);
+}
+
 /* Its index; UPSTREAMS_MAX when nobody has that name. */
 uint32_t config_upstream_find(const struct config *config, struct slice name);
 /* The provider of the upstream with that name; NONE when it has none, or nobody has that name. */

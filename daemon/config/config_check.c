@@ -323,7 +323,8 @@ bool config_fits(const struct config *config, uint64_t files_max, uint64_t disk_
                  struct config_errors *errors)
 {
     uint32_t before = errors->count;
-    uint64_t files = (uint64_t)config->connections_max + FILES_OTHER + CONTROL_CONNECTIONS_MAX;
+    uint64_t files =
+        (uint64_t)config_client_sessions_max(config) + FILES_OTHER + CONTROL_CONNECTIONS_MAX;
     for (uint32_t index = 0; index < config->upstream_count; index++) {
         files += config->upstreams[index].connections;
     }

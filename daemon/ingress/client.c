@@ -841,8 +841,8 @@ static void greet(struct client *s, int fd)
 /* So many that not even a word of refusal can be had: whoever may not send is counted, too. */
 static bool overrun(const struct ingress *in)
 {
-    uint64_t all = atomic_load_explicit(&in->with.shared->connections, memory_order_relaxed);
-    return all >= (uint64_t)in->with.config->connections_max * 2;
+    uint32_t all = atomic_load_explicit(&in->with.shared->connections, memory_order_relaxed);
+    return all >= config_client_sessions_max(in->with.config);
 }
 
 void client_start(struct ingress *in, int fd)

@@ -20,6 +20,10 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
+/* Timers that may be pending in one loop, with the accepts and bells that pause; one more aborts,
+ * so owners see to it that there are none (daemon/worker.c). Memory is touched as it is used. */
+#define IO_TIMERS_MAX (1u << 19)
+
 struct io;
 struct io_op;
 

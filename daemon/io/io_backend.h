@@ -19,7 +19,6 @@
 #define IO_RECV_BUFFER_BYTES 32768u
 #define IO_RECV_BUFFER_COUNT 32u
 #define IO_PAUSE_MS          100u       /* of an accept, or a bell, for which a resource is short */
-#define IO_TIMERS_MAX        (1u << 18) /* in one loop; memory is touched as it is used */
 #define IO_SEND_BYTES_MAX    (1u << 30) /* in one call; a longer one is sent short */
 
 /* What a kernel may offer. Tests take bits away to get the older ways of doing things. */

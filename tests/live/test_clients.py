@@ -3,14 +3,17 @@
 The rows I of the list of hostile inputs, end to end: what counts is what the upstream gets.
 """
 
+import re
+import resource
 import select
 import socket
 import struct
+import subprocess
 import time
 
 import pytest
 
-from peers import PATIENCE_S, Client, section, wait_until
+from peers import BUILD, PATIENCE_S, Client, section, wait_until
 
 HEAD = b"From: scanner@example.test\r\nSubject: x\r\n\r\n"
 
@@ -416,3 +419,30 @@ def test_many_connections_and_others(relay, upstream):
         one.close()
     wait_until(lambda: daemon.status()["clients"] == 0)
     assert_others_are_served(daemon, upstream)
+
+
+def has_few_files():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+
+def files_asked_for(daemon):
+    """What a start says that it needs, where it may have far too few."""
+    start = subprocess.run([str(BUILD / "tasukid"), "-c", str(daemon.file)],
+                           preexec_fn=has_few_files, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, timeout=PATIENCE_S)
+    return int(re.search(rb"raise LimitNOFILE to (\d+)", start.stdout)[1])
+
+
+def test_open_files_suffice_in_a_flood(relay, upstream):
+    """Those who hear why they are not served have a descriptor, too, and delivery needs its own."""
+    daemon = relay(connections_max="200", connections_per_client="1000")
+    files = files_asked_for(daemon)
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (files, files))
+    with Client(daemon.port) as early:
+        crowd = [socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE_S)
+                 for _ in range(450)]
+        early.mail("anna@example.test", HEAD)
+        wait_until(lambda: len(upstream.messages) == 1, what=daemon.log)
+    assert not daemon.events("upstream-marked"), "it could not be reached"
+    for one in crowd:
+        one.close()

@@ -1329,21 +1329,21 @@ static void queue_at_its_bounds(void **state)
     config_free(&c);
 }
 
-/* C7 */
+/* C7. Clients that are turned away have a descriptor, too, while they hear why. */
 static void fits(void **state)
 {
     (void)state;
     struct config *c = parse_well(HEAD "connections-max = 1000\nqueue-max = 20G\n");
     errors.count = 0;
     assert_true(config_fits(c, 0, 0, &errors));
-    assert_true(config_fits(c, 1168, 20ull << 30, &errors));
+    assert_true(config_fits(c, 2168, 20ull << 30, &errors));
     assert_int_equal(errors.count, 0);
-    assert_false(config_fits(c, 1167, (20ull << 30) - 1, &errors));
+    assert_false(config_fits(c, 2167, (20ull << 30) - 1, &errors));
     assert_int_equal(errors.count, 2);
     assert_string_equal(errors.items[0].message,
-                        "connections-max = 1000 and the upstreams need 1168 open files, but this "
-                        "process may have 1167");
-    assert_string_equal(errors.items[0].fix, "lower connections-max, or raise LimitNOFILE to 1168");
+                        "connections-max = 1000 and the upstreams need 2168 open files, but this "
+                        "process may have 2167");
+    assert_string_equal(errors.items[0].fix, "lower connections-max, or raise LimitNOFILE to 2168");
     assert_string_equal(errors.items[1].message,
                         "queue-max = 20G, but the disk of /var/lib/tasuki has only 20479M for it");
     assert_string_equal(errors.items[1].fix, "write at most: queue-max = 20479M");

@@ -622,6 +622,7 @@ static void test_a_flood_of_strangers_is_bounded(void **state)
     begin(f);
     expect(f, "554 5.7.1 ");
     int fds[4] = {f->client_fd};
+    assert_int_equal(config_client_sessions_max(f->config), 4);
     for (size_t at = 1; at < 4; at++) {
         fds[at] = f->client_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         assert_int_equal(
