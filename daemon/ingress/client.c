@@ -746,7 +746,9 @@ static void on_stream(struct stream *stream, enum stream_event event)
         pump(s);
         return;
     case STREAM_EVENT_ENDED:
-        log_closed(s, slice_from_str(err_text(stream->err)));
+        if (s->machine.state != SMTP_SERVER_CLOSING) { /* else it was told why */
+            log_closed(s, slice_from_str(err_text(stream->err)));
+        }
         client_close(s, false);
         return;
     case STREAM_EVENT_CLOSED:

@@ -562,6 +562,20 @@ static void test_a_client_that_never_reads_is_counted_and_told_once(void **state
     assert_int_equal(f->closed_told, 1);
 }
 
+/* A client that goes while our last words are on their way ended before. */
+static void test_an_end_is_told_once(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    ask_without_reading(f);
+    ingress_shutdown(f->ingress);
+    assert_int_equal(f->closed_told, 1);
+    close(f->client_fd);
+    f->client_fd = -1;
+    run_until(f, is_nobody_here);
+    assert_int_equal(f->closed_told, 1);
+}
+
 /* Its memory and its timer are there until the store has answered: so is its place among those that
  * may be. */
 static void test_a_session_counts_until_it_is_gone(void **state)
@@ -654,6 +668,7 @@ int main(void)
         CASE(test_a_client_that_never_reads_costs_no_time),
         CASE(test_last_words_that_are_not_read_cost_no_time),
         CASE(test_a_client_that_never_reads_is_counted_and_told_once),
+        CASE(test_an_end_is_told_once),
         CASE(test_a_session_counts_until_it_is_gone),
         CASE(test_a_stranger_is_turned_away),
         CASE(test_too_many_from_one_are_turned_away),
