@@ -370,13 +370,20 @@ static void answer_end(struct client *s, enum err result)
     }
 }
 
+static void append_failed(struct client *s, enum err err)
+{
+    if (s->append_err == ERR_OK) {
+        s->append_err = err;
+    }
+}
+
 void ingress_intake_back(struct flow_intake *intake)
 {
     struct client *s = (struct client *)(void *)((char *)intake - offsetof(struct client, intake));
     s->intake_away = false;
     piece_put(s->in, &s->away);
     if (intake->result != ERR_OK) {
-        s->append_err = intake->result;
+        append_failed(s, intake->result);
         s->appended = false; /* the queue thread has discarded it */
     }
     if (s->closing && (s->mail == MAIL_CONTENT || s->mail == MAIL_ENDING)) {
@@ -417,9 +424,10 @@ static size_t content_room(const struct client *s)
     return input < FEED_BYTES_MIN ? 0 : input;
 }
 
+/* What follows a failure is dropped: the end is answered with it. */
 static void add_content(struct client *s, struct slice bytes)
 {
-    if (s->mail != MAIL_CONTENT) {
+    if (s->mail != MAIL_CONTENT || s->append_err != ERR_OK) {
         return;
     }
     s->body_bytes += bytes.len;
@@ -436,9 +444,9 @@ static void add_content(struct client *s, struct slice bytes)
         CHECK(s->full == NULL);
         struct piece *fresh = piece_get(s->in);
         if (fresh == NULL) {
-            s->append_err = ERR_NO_MEMORY;
-            p->len = 0; /* what follows is dropped; the end is answered 451 */
-            continue;
+            append_failed(s, ERR_NO_MEMORY);
+            p->len = 0;
+            return;
         }
         s->full = p;
         s->filling = fresh;

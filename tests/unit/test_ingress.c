@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -414,6 +415,68 @@ static void test_a_piece_that_failed_is_told_at_the_end(void **state)
     expect(f, " queued\r\n");
 }
 
+/* A sanitizer's malloc ends the program instead. */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+extern int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+
+/* Blocks of a piece's size, until there are no more. */
+struct block {
+    struct block *next;
+    uint8_t rest[PIECE_BYTES - 64];
+};
+
+static struct block *take_all_memory(struct rlimit *out_before)
+{
+    struct block *blocks = NULL;
+    assert_int_equal(getrlimit(RLIMIT_AS, out_before), 0);
+    const struct rlimit none = {.rlim_max = out_before->rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_AS, &none), 0);
+    for (struct block *b = malloc(sizeof *b); b != NULL; b = malloc(sizeof *b)) {
+        b->next = blocks;
+        blocks = b;
+    }
+    return blocks;
+}
+
+static void give_all_memory(struct block *blocks, const struct rlimit *before)
+{
+    assert_int_equal(setrlimit(RLIMIT_AS, before), 0);
+    while (blocks != NULL) {
+        struct block *next = blocks->next;
+        free(blocks);
+        blocks = next;
+    }
+}
+
+/* The first that went wrong is what the client hears of, whatever else does until the end. */
+static void test_the_first_failure_is_told(void **state)
+{
+    struct fixture *f = *state;
+    begin(f);
+    if (&__lsan_do_recoverable_leak_check != NULL) {
+        skip();
+    }
+    to_content(f);
+    put_much(f, 1000);
+    (void)intake(f, FLOW_INTAKE_APPEND);
+    answer(f, ERR_FULL);
+    int first = f->client_fd;
+    f->client_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(
+        connect(f->client_fd, (struct sockaddr *)(void *)&f->address, sizeof f->address), 0);
+    to_content(f); /* has the buffer that the first one had */
+    int second = f->client_fd;
+    f->client_fd = first;
+    struct rlimit before;
+    struct block *blocks = take_all_memory(&before);
+    put_much(f, 1000);
+    put(f, ".\r\n");
+    expect(f, "452 4.3.1 ");
+    give_all_memory(blocks, &before);
+    close(second);
+}
+#endif
+
 static uint64_t until_ms;
 
 static bool is_time(struct fixture *f)
@@ -663,6 +726,9 @@ int main(void)
         CASE(test_what_could_not_be_stored_is_said),
         CASE(test_a_client_that_leaves_leaves_nothing),
         CASE(test_a_piece_that_failed_is_told_at_the_end),
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+        CASE(test_the_first_failure_is_told),
+#endif
         CASE(test_our_own_pause_times_nobody_out),
         CASE(test_a_commit_beyond_the_idle_timeout_is_answered),
         CASE(test_a_client_that_never_reads_costs_no_time),
