@@ -286,6 +286,7 @@ static void begin_machine(struct session *s, enum smtp_client_tls tls)
 void session_connected(struct session *s, int fd)
 {
     stream_init(&s->stream, s->d->with.io, on_stream);
+    stream_hear_out(&s->stream); /* a message that was answered must not be sent again */
     stream_open(&s->stream, fd);
     if (s->up->host.implicit_tls) {
         s->state = SESSION_SECURING;
@@ -477,7 +478,9 @@ static void fill_window(struct session *s)
     bool moved = true;
     while (moved && s->state == SESSION_TALKING) {
         uint32_t tag;
-        moved = s->probe == NULL && s->machine.state == SMTP_CLIENT_READY && jobs_begin(s);
+        bool may_begin = s->probe == NULL && s->machine.state == SMTP_CLIENT_READY &&
+                         stream_can_send(&s->stream);
+        moved = may_begin && jobs_begin(s);
         if (pull_events(s) && smtp_client_wants_content(&s->machine, &tag)) {
             bool brought = s->probe != NULL ? probe_content(s) : job_content(s, tag);
             moved = moved || brought;

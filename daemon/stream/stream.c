@@ -14,6 +14,7 @@
 #define PLAINTEXT_BYTES   16384 /* one TLS record */
 #define PARTING_MS        2000
 #define PARTING_BYTES_MAX 65536
+#define HEARING_MS        1000
 
 static void recv_done(struct io_op *op);
 static void send_done(struct io_op *op);
@@ -29,9 +30,15 @@ void stream_init(struct stream *s, struct io *io, stream_fn *fn)
     s->kick.fn = kicked;
 }
 
+/* Nothing more can be sent; what the peer has said before is heard. */
+static bool is_hearing(const struct stream *s)
+{
+    return s->send_err != ERR_OK;
+}
+
 static void kick(struct stream *s)
 {
-    if (!io_pending(&s->kick)) {
+    if (!io_pending(&s->kick) || is_hearing(s)) {
         io_timer(s->io, &s->kick, io_now_ms(s->io));
     }
 }
@@ -54,7 +61,7 @@ static void end(struct stream *s, enum err err)
         snprintf(s->problem, sizeof s->problem, "%s", tls_problem(s->tls));
     }
     s->state = STREAM_STATE_ENDED;
-    s->err = err;
+    s->err = is_hearing(s) ? s->send_err : err;
     s->writing = slice_of(NULL, 0);
     s->write_active = false;
     kick(s);
@@ -110,7 +117,7 @@ static bool send_sealed(struct stream *s)
 /* Moves what waits to be sent: ciphertext first, then the owner's bytes. */
 static void pump_send(struct stream *s)
 {
-    if (io_pending(&s->send) || !has_socket_io(s)) {
+    if (io_pending(&s->send) || !has_socket_io(s) || is_hearing(s)) {
         return;
     }
     if (s->tls == NULL) {
@@ -348,6 +355,24 @@ static void recv_done(struct io_op *op)
     pump_data(s);
 }
 
+/*
+ * A peer that hangs up with bytes of ours unread resets the connection behind its last words, and
+ * they are still in the socket when the send fails. The receive that comes to their end then ends
+ * the stream, at once as a rule; the clock does where nobody reads, or only the send has failed.
+ */
+static void send_failed(struct stream *s, enum err err)
+{
+    if (s->state == STREAM_STATE_PARTING) {
+        start_closing(s);
+    } else if (!s->hears_out) {
+        end(s, err);
+    } else if (has_socket_io(s)) {
+        s->send_err = err;
+        s->hearing_until_ms = io_now_ms(s->io) + HEARING_MS;
+        kick(s);
+    }
+}
+
 static void send_done(struct io_op *op)
 {
     struct stream *s = IO_OWNER(op, struct stream, send);
@@ -356,11 +381,7 @@ static void send_done(struct io_op *op)
         return;
     }
     if (op->result < 0) {
-        if (s->state == STREAM_STATE_PARTING) {
-            start_closing(s);
-        } else {
-            end(s, err_from_errno(-op->result));
-        }
+        send_failed(s, err_from_errno(-op->result));
         return;
     }
     size_t sent = (size_t)op->result;
@@ -392,6 +413,19 @@ static void close_done(struct io_op *op)
     finish_close(IO_OWNER(op, struct stream, close));
 }
 
+/* The last words have their time and no more. */
+static void hear_on(struct stream *s)
+{
+    if (!has_socket_io(s) || !is_hearing(s) || io_pending(&s->kick)) {
+        return;
+    }
+    if (io_now_ms(s->io) >= s->hearing_until_ms) {
+        end(s, s->send_err);
+    } else {
+        io_timer(s->io, &s->kick, s->hearing_until_ms);
+    }
+}
+
 static void kicked(struct io_op *op)
 {
     struct stream *s = IO_OWNER(op, struct stream, kick);
@@ -412,6 +446,7 @@ static void kicked(struct io_op *op)
     case STREAM_STATE_HANDSHAKE:
     case STREAM_STATE_SECURE:
         pump_data(s);
+        hear_on(s);
         return;
     case STREAM_STATE_IDLE:
     default:
@@ -448,8 +483,8 @@ bool stream_tls_resumed(const struct stream *s)
 void stream_close(struct stream *s, bool gracefully)
 {
     CHECK(s->state != STREAM_STATE_CLOSING);
-    bool can_part =
-        gracefully && (s->state == STREAM_STATE_PLAIN || s->state == STREAM_STATE_SECURE);
+    bool can_part = gracefully && !is_hearing(s) &&
+                    (s->state == STREAM_STATE_PLAIN || s->state == STREAM_STATE_SECURE);
     carry_drop(s);
     s->read_wanted = false;
     s->writing = slice_of(NULL, 0);

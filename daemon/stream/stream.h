@@ -55,12 +55,15 @@ struct stream {
     struct tls *tls;
     bool read_wanted;
     bool ended_told;
-    bool giving;          /* inside the owner's DATA call */
-    bool write_active;    /* SENT is owed */
-    struct slice writing; /* the owner's bytes not yet given away */
-    uint8_t *sealed;      /* owned: ciphertext that is being sent; TLS's own buffer may move */
-    struct slice sealing; /* the part of it that was not sent yet */
-    uint8_t *carry;       /* owned: bytes that came and were not used */
+    bool giving;               /* inside the owner's DATA call */
+    bool write_active;         /* SENT is owed */
+    bool hears_out;            /* see stream_hear_out */
+    enum err send_err;         /* a send has failed: none follows, ENDED does */
+    uint64_t hearing_until_ms; /* then: for so long the peer's last words are taken */
+    struct slice writing;      /* the owner's bytes not yet given away */
+    uint8_t *sealed;           /* owned: ciphertext that is being sent; TLS's own buffer may move */
+    struct slice sealing;      /* the part of it that was not sent yet */
+    uint8_t *carry;            /* owned: bytes that came and were not used */
     size_t carry_bytes;
     struct io_op recv, send, close;
     struct io_op kick; /* a timer: does now what may not be done inside an owner's call */
@@ -68,6 +71,20 @@ struct stream {
 
 /* Before anything else. The struct must not move until CLOSED. */
 void stream_init(struct stream *s, struct io *io, stream_fn *fn);
+
+/*
+ * From now on a send that fails does not end the stream before what the peer has said was read, if
+ * the owner asks for it within a second: it may be the answer to what was sent before.
+ */
+static inline void stream_hear_out(struct stream *s)
+{
+    s->hears_out = true;
+}
+/* False: nothing more can be sent, and ENDED follows. */
+static inline bool stream_can_send(const struct stream *s)
+{
+    return s->send_err == ERR_OK;
+}
 
 /* Takes over a connected socket. */
 void stream_open(struct stream *s, int fd);

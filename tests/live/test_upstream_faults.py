@@ -1,11 +1,13 @@
 """What upstreams do wrong: mail waits, the reason is named, and it leaves by itself once mended."""
 
 import re
+import socket
 import time
 
 import pytest
 
-from peers import CLOSE, PASSWORD, RESET, STALL, USER, Postfix, section, wait_until
+import peers
+from peers import CLOSE, PASSWORD, RESET, STALL, USER, Dialogue, Postfix, section, wait_until
 
 
 def login_section(port, certificates, implicit=False, **more):
@@ -434,6 +436,68 @@ def test_a_reply_that_nobody_asked_for(tasuki, scripted_upstream, extra):
     wait_until(daemon.queue_empty, what=daemon.log)
     assert [m.recipients for m in server.messages] == [("b@example.test",)]
     assert server.sessions >= 2
+
+
+# ---- a reset right behind an answer ----
+
+
+class HangsUpInContent(Dialogue):
+    """Refuses the content while it comes, and hangs up with the rest unread."""
+
+    def on_data(self, line):
+        self.answer("DATA", b"354 go")
+        left = 200000
+        while left > 0:
+            left -= len(self.peer.recv(65536))
+        self.up.refusals += 1
+        self.peer.sendall(b"552 5.3.4 too big for us\r\n")
+        raise EOFError
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_refused_in_the_content_is_not_tried_again(tasuki, scripted_upstream, monkeypatch, turn):
+    monkeypatch.setattr(peers, "Dialogue", HangsUpInContent)
+    server = scripted_upstream()
+    server.refusals = 0
+    daemon = tasuki(plain_section(server.port, connections=1), reports="no")
+    identity = daemon.send(body=LARGE * 4)
+    failed = wait_until(lambda: daemon.events("failed", id=identity), what=daemon.log)
+    assert failed[0]["code"] == "552" and server.refusals == 1
+
+
+class HangsUpBehindTwo(Dialogue):
+    """Takes two messages, answers both, and hangs up while the next ones come."""
+
+    taken = 0
+
+    def run(self):
+        self.peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or answers are lost
+        super().run()
+
+    def on_bdat(self, line):
+        words = line.split()
+        self.lines.read(int(words[1]))
+        if words[-1] == b"LAST":
+            self.up.arrived.append(self.recipients[0])
+            self.taken += 1
+        self.peer.sendall(b"250 2.0.0 ok\r\n")
+        if self.taken == 2:
+            raise EOFError
+
+
+def test_answered_before_a_reset_is_not_sent_again(tasuki, scripted_upstream, monkeypatch):
+    monkeypatch.setattr(peers, "Dialogue", HangsUpBehindTwo)
+    server = scripted_upstream()
+    server.arrived = []
+    server.offers = [b"CHUNKING"]
+    server.faults = {"greeting": b"421 later"}
+    daemon = tasuki(plain_section(server.port, connections=1))
+    names = ["n%d@example.test" % n for n in range(60)]
+    for name in names:
+        daemon.send(to=name, body=b"Subject: x\r\n\r\n" + (b"x" * 70 + b"\r\n") * 1200)
+    server.mend()
+    wait_until(lambda: len(daemon.events("delivered")) == len(names), what=daemon.log)
+    assert sorted(server.arrived) == sorted(names), "each once"
 
 
 def test_two_upstreams_one_dead(tasuki, scripted_upstream):

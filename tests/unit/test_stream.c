@@ -628,6 +628,122 @@ static void case_peer_is_gone_when_writing(void)
     assert_int_equal(a_seen.events[STREAM_EVENT_SENT], 0);
 }
 
+/* ---- the last word before the end, of a peer that takes nothing more ---- */
+
+#define LAST_WORD "552 too big\r\n"
+
+static int hanging_fd = -1; /* of the peer, until it has hung up */
+
+/* With bytes unread, so that a reset follows the word. */
+static void hang_up(void)
+{
+    uint8_t some[1000];
+    assert_true(recv(hanging_fd, some, sizeof some, 0) > 0);
+    put(hanging_fd, LAST_WORD);
+    close(hanging_fd);
+    hanging_fd = -1;
+}
+
+static void hang_up_in_tls(void)
+{
+    struct tls *tls = live(b)->stream.tls;
+    assert_int_equal(tls_write(tls, SLICE(LAST_WORD)), strlen(LAST_WORD));
+    struct slice out = tls_output(tls);
+    assert_int_equal(send(hanging_fd, out.data, out.len, MSG_NOSIGNAL), out.len);
+    tls_output_done(tls, out.len);
+    assert_int_equal(shutdown(hanging_fd, SHUT_RDWR), 0);
+    hanging_fd = -1;
+}
+
+/* The peer does it between two sends of ours. */
+static void writes_behind_the_last_word(struct end *e, enum stream_event event)
+{
+    if (event == STREAM_EVENT_SENT && hanging_fd >= 0) {
+        if (b_seen.closed) {
+            hang_up();
+        } else {
+            hang_up_in_tls();
+        }
+        e->to_write += sizeof e->chunk;
+        write_more(e);
+    }
+}
+
+static bool cannot_send(void)
+{
+    return !stream_can_send(&live(a)->stream);
+}
+
+static void write_to(int peer)
+{
+    hanging_fd = peer;
+    stream_hear_out(&live(a)->stream);
+    a->fn = writes_behind_the_last_word;
+    a->to_write = sizeof a->chunk;
+    write_more(a);
+}
+
+static void open_to_be_hung_up(void)
+{
+    int fds[2];
+    tcp_pair(fds);
+    a = end_open(&a_seen, fds[0]);
+    write_to(fds[1]);
+}
+
+static void check_last_word(void)
+{
+    run_until(a_closed);
+    assert_int_equal(a_seen.count, strlen(LAST_WORD));
+    assert_memory_equal(a_seen.bytes, LAST_WORD, a_seen.count);
+    assert_int_equal(a_seen.events[STREAM_EVENT_ENDED], 1);
+    assert_int_equal(a_seen.events[STREAM_EVENT_SENT], 1);
+}
+
+static void case_last_word_is_heard(void)
+{
+    open_to_be_hung_up();
+    stream_read(&live(a)->stream);
+    check_last_word();
+}
+
+static void case_last_word_is_heard_in_tls(void)
+{
+    both_secured();
+    stream_read(&live(a)->stream);
+    write_to(b->stream.fd);
+    check_last_word();
+    close_both();
+}
+
+/* The owner was busy with other things when the send failed. */
+static void case_last_word_is_heard_when_asked_for_later(void)
+{
+    open_to_be_hung_up();
+    run_until(cannot_send);
+    assert_int_equal(a_seen.events[STREAM_EVENT_ENDED], 0);
+    stream_read(&live(a)->stream);
+    check_last_word();
+}
+
+static void case_last_word_is_not_waited_for_for_ever(void)
+{
+    open_to_be_hung_up();
+    run_until(a_closed);
+    assert_int_equal(a_seen.count, 0);
+    assert_int_equal(a_seen.events[STREAM_EVENT_ENDED], 1);
+    assert_int_not_equal(a_seen.err, ERR_OK);
+}
+
+static void case_close_instead_of_the_last_word(void)
+{
+    open_to_be_hung_up();
+    run_until(cannot_send);
+    close_now(a, true);
+    run_until(a_closed);
+    assert_int_equal(a_seen.events[STREAM_EVENT_ENDED], 0);
+}
+
 /* Writable from the first moment, but not before it has a socket. */
 static void case_given_a_socket(void)
 {
@@ -936,6 +1052,11 @@ static const struct {
     ROW(peer_ends),
     ROW(peer_resets),
     ROW(peer_is_gone_when_writing),
+    ROW(last_word_is_heard),
+    ROW(last_word_is_heard_in_tls),
+    ROW(last_word_is_heard_when_asked_for_later),
+    ROW(last_word_is_not_waited_for_for_ever),
+    ROW(close_instead_of_the_last_word),
     ROW(given_a_socket),
     ROW(given_an_unconnected_socket),
     ROW(close_everywhere),
