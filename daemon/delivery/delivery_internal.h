@@ -104,7 +104,7 @@ struct session {
     char candidates[512]; /* mechanisms not tried yet on this connection */
     char mechanism[32];   /* in use */
     bool auth_challenge_wrong;
-    bool password_refused; /* the last mechanism sent it as it is, and heard 535 */
+    bool password_refused; /* a mechanism sent it as it is, and heard 535 */
 
     const char *anomaly;         /* static: why the mode was too deep; NULL: it was not */
     struct flow_lowered lowered; /* its end made us suspect that; max 0: it did not */

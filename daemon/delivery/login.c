@@ -155,7 +155,9 @@ void login_result(struct session *s, const struct smtp_reply *reply)
         return;
     }
     enum outcome outcome = classify_reply(SMTP_CLIENT_STAGE_AUTH, reply, 0, s->up->host.provider);
-    s->password_refused = reply->code == 535 && sends_password(s->mechanism);
+    if (reply->code == 535 && sends_password(s->mechanism)) {
+        s->password_refused = true; /* whatever is tried in between */
+    }
     if (reply->code < 500) { /* it cannot tell now: another mechanism will not help */
         session_fail(s, outcome, reply->code, smtp_reply_first_line(reply));
     } else {

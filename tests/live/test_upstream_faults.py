@@ -1,5 +1,6 @@
 """What upstreams do wrong: mail waits, the reason is named, and it leaves by itself once mended."""
 
+import base64
 import re
 import socket
 import time
@@ -293,6 +294,45 @@ def test_a_refused_password_is_not_sent_a_second_time(certificates, tasuki, scri
     assert {c.split()[1] for c in server.heard(b"AUTH")} == {b"PLAIN"}, "accounts lock"
     server.mend()
     assert_leaves(daemon, lambda: server.messages, ["a@example.test"])
+
+
+class Asks(Dialogue):
+    """Asks what each mechanism asks for, and then says what `up.verdict` is."""
+
+    def challenge(self, words):
+        self.peer.sendall(b"334 " + base64.b64encode(words) + b"\r\n")
+        return self.command()
+
+    def on_auth(self, line):
+        mechanism = line.split()[1]
+        if mechanism == b"CRAM-MD5":
+            self.challenge(b"<1.2@scripted.test>")
+        elif mechanism == b"LOGIN":
+            self.challenge(b"Username:")
+            self.challenge(b"Password:")
+        self.peer.sendall(self.up.verdict + b"\r\n")
+
+
+def test_a_refused_password_is_not_sent_behind_another_mechanism(certificates, tasuki,
+                                                                 scripted_upstream, monkeypatch):
+    """The one that worked last time goes first, and a stronger one may lie between the two."""
+    monkeypatch.setattr(peers, "Dialogue", Asks)
+    server = scripted_upstream("starttls")
+    server.verdict = b"235 2.7.0 ok"
+    daemon = tasuki(login_section(server.port, certificates, connections=1, keep_open="100ms"),
+                    workers=1)
+    daemon.send(to="a@example.test")
+    wait_until(lambda: len(server.messages) == 1 and daemon.upstream()["connections"] == 0,
+               what=daemon.log)
+    server.mechanisms = b"CRAM-MD5 PLAIN LOGIN"
+    server.verdict = b"535 5.7.8 no"
+    before = len(server.heard(b"AUTH"))
+    daemon.send(to="b@example.test")
+    wait_until(lambda: daemon.events("upstream-down", reason="auth-refused"), what=daemon.log)
+    said = [c.split()[1] for c in server.heard(b"AUTH")][before:]
+    assert said[:2] == [b"PLAIN", b"CRAM-MD5"] and b"LOGIN" not in said
+    server.verdict = b"235 2.7.0 ok"
+    assert_leaves(daemon, lambda: server.messages, ["a@example.test", "b@example.test"])
 
 
 def test_the_mechanisms_change_between_connections(certificates, tasuki, scripted_upstream):
