@@ -73,6 +73,7 @@ static void go_on(struct flow_auth *auth)
     }
     buf_init(&response, auth->data, sizeof auth->data);
     auth->result = sasl_login_step(auth->session, slice_of(challenge, len), &response, auth->text);
+    auth->unproven = sasl_login_is_unproven(auth->session);
     if (auth->result == ERR_OK) {
         auth->has_data = true;
         read_response(auth, &response);

@@ -5,7 +5,7 @@
  * With `auth = auto` the mechanism that worked last time is tried first, then from the strongest
  * down. Every offered one is tried at most once on a connection: servers announce mechanisms that
  * cannot work for an account (CRAM-MD5 without a plain secret), so a refusal of one says little
- * until all were refused.
+ * until all were refused. But a server that fails to prove itself is tried no further.
  */
 #include "daemon/delivery/delivery_internal.h"
 #include "daemon/sasl/sasl_login.h"
@@ -121,6 +121,10 @@ void login_back(struct session *s)
     if (auth->result != ERR_OK &&
         auth->step == FLOW_AUTH_START) { /* not installed here, or it cannot begin */
         try_next(s, OUTCOME_AUTH_NO_MECHANISM, 0, slice_from_str(auth->text));
+        return;
+    }
+    if (auth->result != ERR_OK && auth->unproven) { /* PLAIN would give it the password */
+        session_fail(s, OUTCOME_AUTH_UNPROVEN, 0, slice_from_str(auth->text));
         return;
     }
     if (auth->result != ERR_OK) {

@@ -370,6 +370,7 @@ struct flow_auth {
     bool has_data;      /* START: there is an initial response; CONTINUE: always */
     char mechanism[32]; /* START: chosen */
     bool complete;   /* nothing but the server's verdict is missing: a 235 before that is a lie */
+    bool unproven;   /* CONTINUE: the server's proof that it knows the password is none */
     enum err result; /* OK; NOT_FOUND: no mechanism fits; PERMISSION: secret file refused; SYNTAX:
                         the peer's challenge is wrong */
     char text[256];  /* in words, when result is not OK; never holds a secret */

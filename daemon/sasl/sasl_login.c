@@ -60,6 +60,7 @@ struct sasl_login {
     sasl_conn_t *connection; /* owned */
     size_t mapped_bytes;
     enum login_state state;
+    bool unproven;
     unsigned steps;
     const struct mechanism *mechanism;
     sasl_callback_t callbacks[6];
@@ -463,8 +464,8 @@ static enum err refuse_by_result(struct sasl_login *s, int result, char *problem
     }
 }
 
-enum err sasl_login_step(struct sasl_login *s, struct slice challenge, struct buf *response,
-                         char *problem)
+static enum err step(struct sasl_login *s, struct slice challenge, struct buf *response,
+                     char *problem)
 {
     if (s->steps++ >= STEPS_MAX) {
         return refuse(s, ERR_LIMIT, "the server asks on and on", problem);
@@ -489,6 +490,24 @@ enum err sasl_login_step(struct sasl_login *s, struct slice challenge, struct bu
         return refuse_by_result(s, result, problem);
     }
     return take_response(s, result, slice_of(said, said == NULL ? 0 : bytes), response, problem);
+}
+
+/* "e=" is how a server says no to our own proof: RFC 5802 5.1. */
+enum err sasl_login_step(struct sasl_login *s, struct slice challenge, struct buf *response,
+                         char *problem)
+{
+    bool owes_proof = s->state == LOGIN_ASKED && s->mechanism->family == FAMILY_SCRAM &&
+                      !slice_starts_with(challenge, SLICE("e="));
+    enum err err = step(s, challenge, response, problem);
+    if (owes_proof && err == ERR_SYNTAX) {
+        s->unproven = true;
+    }
+    return err;
+}
+
+bool sasl_login_is_unproven(const struct sasl_login *s)
+{
+    return s->unproven;
 }
 
 bool sasl_login_is_complete(const struct sasl_login *s)

@@ -47,6 +47,12 @@ MUST_CHECK enum err sasl_login_step(struct sasl_login *s, struct slice challenge
  */
 bool sasl_login_is_complete(const struct sasl_login *s);
 
+/*
+ * Whether the server owed a proof that it knows the password (SCRAM), and said something that is
+ * none. Whoever it is, it must not be sent the password in another way.
+ */
+bool sasl_login_is_unproven(const struct sasl_login *s);
+
 void sasl_login_free(struct sasl_login **s);
 
 /* What "auth = auto" tries, strongest first, given what is offered and whether the line is

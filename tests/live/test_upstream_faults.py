@@ -310,6 +310,13 @@ class Asks(Dialogue):
         elif mechanism == b"LOGIN":
             self.challenge(b"Username:")
             self.challenge(b"Password:")
+        elif mechanism == b"SCRAM-SHA-256":
+            first = base64.b64decode(line.split()[2])
+            nonce = re.search(rb"r=([^,]+)", first)[1]
+            self.challenge(b"r=%sserver,s=%s,i=4096" % (nonce, base64.b64encode(b"some salt")))
+            if self.challenge(b"v=" + base64.b64encode(b"x" * 32)) == b"*":
+                self.peer.sendall(b"501 5.7.0 as you like\r\n")
+                return
         self.peer.sendall(self.up.verdict + b"\r\n")
 
 
@@ -333,6 +340,24 @@ def test_a_refused_password_is_not_sent_behind_another_mechanism(certificates, t
     assert said[:2] == [b"PLAIN", b"CRAM-MD5"] and b"LOGIN" not in said
     server.verdict = b"235 2.7.0 ok"
     assert_leaves(daemon, lambda: server.messages, ["a@example.test", "b@example.test"])
+
+
+def test_no_password_for_a_server_that_cannot_prove_itself(certificates, tasuki,
+                                                            scripted_upstream, monkeypatch):
+    monkeypatch.setattr(peers, "Dialogue", Asks)
+    server = scripted_upstream("starttls")
+    server.verdict = b"235 2.7.0 ok"
+    server.mechanisms = b"SCRAM-SHA-256 CRAM-MD5 PLAIN LOGIN"
+    daemon = tasuki(login_section(server.port, certificates, connections=1))
+    daemon.send()
+    assert_named(daemon, "auth-unproven")
+    wait_until(lambda: len(daemon.events("upstream-down", reason="auth-unproven")) >= 2)
+    tried = daemon.ctl("test")
+    assert tried.code == 1 and "could not prove" in tried.out
+    assert {c.split()[1] for c in server.heard(b"AUTH")} == {b"SCRAM-SHA-256"}
+    assert server.messages == []
+    server.mechanisms = b"PLAIN"
+    assert_leaves(daemon, lambda: server.messages, ["anna@example.test"])
 
 
 def test_the_mechanisms_change_between_connections(certificates, tasuki, scripted_upstream):

@@ -56,6 +56,7 @@ static const struct {
     {34, OUTCOME_DAMAGED, "damaged", REPORT},
     {35, OUTCOME_RETURNED, "returned", REPORT},
     {36, OUTCOME_GREYLISTED, "greylisted", RETRY},
+    {37, OUTCOME_AUTH_UNPROVEN, "auth-unproven", UPSTREAM},
 };
 
 static bool is_lower(char letter)

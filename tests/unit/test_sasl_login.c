@@ -524,20 +524,21 @@ static void test_scram_lies(void **state)
     static const struct {
         tamper_fn *tamper;
         const char *words;
+        bool refuses; /* it is our proof that is wrong, it says */
     } cases[] = {
-        {forge_signature, "cannot prove"},
-        {forget_signature, ""},
-        {break_signature, ""},
-        {say_error, ""},
-        {forge_nonce, ""},
-        {few_iterations, "iterations"},
-        {just_too_few_iterations, "iterations"},
-        {many_iterations, "iterations"},
-        {no_number_of_iterations, "iterations"},
-        {no_salt, ""},
-        {garbage, ""},
-        {nothing, ""},
-        {endless, ""},
+        {forge_signature, "cannot prove", false},
+        {forget_signature, "", false},
+        {break_signature, "", false},
+        {say_error, "", true},
+        {forge_nonce, "", false},
+        {few_iterations, "iterations", false},
+        {just_too_few_iterations, "iterations", false},
+        {many_iterations, "iterations", false},
+        {no_number_of_iterations, "iterations", false},
+        {no_salt, "", false},
+        {garbage, "", false},
+        {nothing, "", false},
+        {endless, "", false},
     };
     for (size_t mechanism = 0; mechanism < 2; mechanism++) {
         for (size_t index = 0; index < sizeof cases / sizeof cases[0]; index++) {
@@ -549,6 +550,7 @@ static void test_scram_lies(void **state)
                 fail_msg("case %zu: %d, %s", index, d.client_err, d.problem);
             }
             assert_null(strstr(d.problem, "horse"));
+            assert_int_equal(sasl_login_is_unproven(d.client), !cases[index].refuses);
             /* Broken is final. */
             assert_int_equal(sasl_login_step(d.client, SLICE("v=AAAA"), &d.response, d.problem),
                              ERR_SYNTAX);
@@ -568,6 +570,7 @@ static void test_cram_md5_lies(void **state)
         dialogue_run(&d, "CRAM-MD5", cases[index]);
         assert_int_equal(d.client_err, ERR_SYNTAX);
         assert_false(d.complete);
+        assert_false(sasl_login_is_unproven(d.client)); /* it owes no proof */
         dialogue_end(&d);
     }
 }
