@@ -114,11 +114,6 @@ static void run_test(struct connection *n, json_t *args)
     mailbox_send(n->c->with.worker, &n->probe->msg);
 }
 
-static bool went_well(const struct flow_probe *p)
-{
-    return p->outcome == (p->to[0] == '\0' ? OUTCOME_NONE : OUTCOME_DELIVERED);
-}
-
 static void answer_test(struct connection *n)
 {
     const struct flow_probe *p = n->probe;
@@ -130,7 +125,7 @@ static void answer_test(struct connection *n)
         return;
     }
     snprintf(host, sizeof host, u->host.use_mx ? "%s:%u" : "[%s]:%u", u->host.name, u->host.port);
-    bool ok = went_well(p);
+    bool ok = p->done;
     struct json *j = &n->json;
     json_put_bool(j, "ok", ok);
     json_put_str(j, "upstream", u->name);
@@ -162,7 +157,7 @@ static void answer_test(struct connection *n)
 /* It works: whoever mended it does not wait for the next probe. */
 static void probe_back(struct connection *n)
 {
-    if (!went_well(n->probe)) {
+    if (!n->probe->done) {
         answer_test(n);
         return;
     }

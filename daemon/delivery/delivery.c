@@ -183,7 +183,7 @@ void delivery_probe(struct delivery *d, struct flow_probe *probe)
     buf_init(&probe->transcript, probe->transcript_memory, sizeof probe->transcript_memory);
     struct session *s = d->shutting_down ? NULL : session_new(d, probe->upstream);
     if (s == NULL) {
-        probe->outcome = OUTCOME_LOCAL_TROUBLE;
+        probe_cut_off(probe, d->shutting_down ? "tasukid is stopping" : "out of memory");
         mailbox_send(probe->msg.reply_to, &probe->msg);
         return;
     }

@@ -265,5 +265,7 @@ bool probe_content(struct session *s); /* false: the output is full */
 void probe_recipient(struct session *s, const struct smtp_client_event *event);
 void probe_done(struct session *s, const struct smtp_client_event *event);
 void probe_step(struct session *s, const char *word);
+/* It came to no end, and that is not the upstream's doing. */
+void probe_cut_off(struct flow_probe *p, const char *why);
 
 #endif

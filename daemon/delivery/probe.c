@@ -39,6 +39,12 @@ void probe_note_step(struct session *s)
     }
 }
 
+static void is_done(struct session *s)
+{
+    probe_step(s, "done");
+    s->probe->done = true;
+}
+
 static void write_message(struct session *s)
 {
     uint64_t now_ms = flow_wall_ms();
@@ -64,7 +70,7 @@ void probe_ready(struct session *s)
 {
     uint64_t now_ms = io_now_ms(s->d->with.io);
     if (s->probe->to[0] == '\0') {
-        probe_step(s, "done");
+        is_done(s);
         smtp_client_quit(&s->machine, now_ms);
         return;
     }
@@ -103,6 +109,12 @@ static void keep_reply(struct session *s, const struct smtp_client_event *event)
              text.len == 0 ? "" : (const char *)text.data);
 }
 
+void probe_cut_off(struct flow_probe *p, const char *why)
+{
+    p->outcome = OUTCOME_LOCAL_TROUBLE;
+    snprintf(p->text, sizeof p->text, "%s", why);
+}
+
 void probe_recipient(struct session *s, const struct smtp_client_event *event)
 {
     keep_reply(s, event);
@@ -114,7 +126,7 @@ void probe_done(struct session *s, const struct smtp_client_event *event)
         keep_reply(s, event);
     }
     if (s->probe->outcome == OUTCOME_DELIVERED) {
-        probe_step(s, "done");
+        is_done(s);
     }
     smtp_client_quit(&s->machine, io_now_ms(s->d->with.io));
 }

@@ -175,6 +175,8 @@ static void tell_probe_end(struct session *s)
         p->outcome = s->outcome;
         p->code = s->code;
         snprintf(p->text, sizeof p->text, "%s", s->text);
+    } else if (!p->done && p->outcome == OUTCOME_NONE) {
+        probe_cut_off(p, "tasukid is stopping");
     }
     mailbox_send(p->msg.reply_to, &p->msg);
 }
@@ -491,14 +493,14 @@ static void fill_window(struct session *s)
 /* What to do with a connection that has no message in hand. */
 static void use_idle(struct session *s)
 {
-    if (s->probe != NULL || s->job_count > 0) {
+    if (s->job_count > 0) {
         return;
     }
     if (s->quitting && s->machine.state < SMTP_CLIENT_READY) {
         session_fail(s, OUTCOME_NONE, 0, slice_of(NULL, 0)); /* stopped while still getting in */
         return;
     }
-    if (!smtp_client_is_idle(&s->machine)) {
+    if (s->probe != NULL || !smtp_client_is_idle(&s->machine)) {
         return;
     }
     if (s->fault != OUTCOME_NONE) {

@@ -312,7 +312,8 @@ struct flow_probe {
     uint16_t upstream;
     char to[SMTP_PATH_BYTES_MAX + 1];   /* also send a small message there; "" is login only */
     char from[SMTP_PATH_BYTES_MAX + 1]; /* its envelope sender */
-    enum outcome outcome;               /* DELIVERED (with to) or NONE: all went well */
+    bool done;                          /* all went well, to the end */
+    enum outcome outcome; /* done: DELIVERED (with to) or NONE; else what went wrong */
     uint16_t code;
     char step[32]; /* the last step reached: "connect", "greeting", "starttls", "login", ... */
     char text[256];

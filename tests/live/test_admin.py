@@ -264,6 +264,23 @@ def test_names_the_certificate_or_the_port(certificates, tasuki, scripted_upstre
     assert step in result["step"], result
 
 
+def test_that_is_cut_off_by_a_stop_did_not_go_well(tasuki, scripted_upstream):
+    """What is under way holds the stop up for so long that the answer comes."""
+    busy, mute = scripted_upstream(), scripted_upstream()
+    busy.faults, mute.faults = {"dot": STALL}, {"greeting": STALL}
+    daemon = tasuki(plain_section(busy.port, connections=1) +
+                    section("second", host="[127.0.0.1]:%d" % mute.port, tls="off"), workers=1)
+    daemon.send()
+    assert busy.stalled.wait(PATIENCE_S)
+    asked = subprocess.Popen([str(BUILD / "tasukictl"), "-c", str(daemon.file), "test", "second"],
+                             stdout=subprocess.PIPE, text=True)
+    assert mute.stalled.wait(PATIENCE_S)
+    daemon.process.terminate()
+    told = asked.communicate(timeout=PATIENCE_S)[0]
+    busy.stop()
+    assert asked.returncode == 1 and "tasukid is stopping" in told, told
+
+
 def test_that_works_ends_the_wait(postfix, certificates, tasuki, tmp_path):
     """Mended and tested: what waits does not wait for the next probe."""
     secret = tmp_path / "password"
