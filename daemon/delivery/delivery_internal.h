@@ -235,6 +235,8 @@ bool job_content(struct session *s, uint32_t tag);
 /* "-- words what". */
 void trace_note(struct session *s, const char *words, const char *what);
 void trace_received(struct session *s, struct slice bytes);
+/* What the machine was fed within a login: servers repeat what they do not understand. */
+void trace_login_reply(struct session *s);
 void trace_sent(struct session *s, struct slice bytes, bool secret);
 /* What was noted of this message, of all messages in hand, since the last time. */
 void trace_message(const struct session *s, struct delivery_job *j);

@@ -57,6 +57,7 @@ static void session_free(struct session *s)
     }
     jobs_free(s);
     explicit_bzero(&s->auth, sizeof s->auth);
+    explicit_bzero(s->machine.auth_memory, sizeof s->machine.auth_memory);
     explicit_bzero(s->output_memory, sizeof s->output_memory); /* AUTH lines were in it */
     free(s);
 }
@@ -588,9 +589,14 @@ static void data_came(struct session *s)
     struct slice in = s->stream.data;
     while (in.len > 0 && pull_events(s)) {
         bool shown = trace_shows_received(s);
+        bool in_login = s->machine.state == SMTP_CLIENT_AUTH;
         size_t used = smtp_client_feed(&s->machine, in, now_ms(s));
-        if (shown) {
+        if (shown && in_login) {
+            trace_login_reply(s);
+        } else if (shown) {
             trace_received(s, slice_head(in, used));
+        }
+        if (shown) {
             probe_note_step(s);
         }
         in = slice_tail(in, used);

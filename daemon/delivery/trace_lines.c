@@ -80,6 +80,24 @@ void trace_received(struct session *s, struct slice bytes)
     put_lines(s, "S: ", bytes);
 }
 
+void trace_login_reply(struct session *s)
+{
+    struct smtp_reply reply;
+    if ((s->probe == NULL && !is_watched(s)) || !smtp_client_last_reply(&s->machine, &reply)) {
+        return;
+    }
+    struct slice text = reply.text;
+    bool more = true;
+    while (more) {
+        size_t end = slice_find(text, '\n');
+        char who[16];
+        more = end < text.len;
+        snprintf(who, sizeof who, "S: %u%c", reply.code, more ? '-' : ' ');
+        put_line(s, who, slice_head(text, end), "");
+        text = slice_tail(text, end + 1);
+    }
+}
+
 /* Of a login only the name of the mechanism is shown. */
 static void put_secret(struct session *s, struct slice bytes)
 {

@@ -323,6 +323,7 @@ size_t smtp_client_feed(struct smtp_client *c, struct slice in, uint64_t now_ms)
             smtp_client_fail(c, SMTP_CLIENT_FAILURE_PROTOCOL, smtp_client_stage(c), NULL,
                              c->parser.error);
         } else if (smtp_reply_take(&c->parser, &reply)) {
+            smtp_client_mask_reply(c, &reply);
             take_reply(c, &reply);
             if (c->state == SMTP_CLIENT_TLS && used < in.len) {
                 refuse_plaintext(c);
@@ -330,6 +331,16 @@ size_t smtp_client_feed(struct smtp_client *c, struct slice in, uint64_t now_ms)
         }
     }
     return used;
+}
+
+bool smtp_client_last_reply(const struct smtp_client *c, struct smtp_reply *out_reply)
+{
+    if (c->parser.state == SMTP_REPLY_STATE_ERROR || c->parser.bytes == 0 ||
+        smtp_reply_partial(&c->parser)) {
+        return false;
+    }
+    *out_reply = c->parser.reply;
+    return true;
 }
 
 /* ---- beginning and ending ---- */

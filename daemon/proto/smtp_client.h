@@ -269,7 +269,7 @@ struct smtp_client {
     bool chunk_line_start, chunk_after_cr;
     struct smtp_reply_parser parser;
     char mechanisms[512];
-    struct buf auth; /* decoded challenge, or an initial response that is held back */
+    struct buf auth; /* decoded challenge, or a response that is held back or not answered yet */
     uint8_t auth_memory[SMTP_AUTH_LINE_BYTES_MAX];
     struct buf output;      /* over the borrowed SMTP_CLIENT_OUTPUT_BYTES; appended to only */
     size_t output_offset;   /* of it was sent; it is reset when all was */
@@ -295,6 +295,10 @@ void smtp_client_init(struct smtp_client *c, const struct smtp_client_config *co
  * arrived.
  */
 MUST_CHECK size_t smtp_client_feed(struct smtp_client *c, struct slice in, uint64_t now_ms);
+/* The reply that the last call of feed ended with, what it repeats of a secret masked; false: it
+ * did not end with one. For a transcript of a login, which what came may not be shown in as it is.
+ */
+MUST_CHECK bool smtp_client_last_reply(const struct smtp_client *c, struct smtp_reply *out_reply);
 MUST_CHECK bool smtp_client_next(struct smtp_client *c, struct smtp_client_event *out_event);
 
 /* The owner's moves, each legal only in the state or after the event that asks for it (else CHECK).

@@ -13,14 +13,18 @@
 #define AUTH_LINE_BYTES_MAX 512
 #define INITIAL_BYTES_MAX   8192
 #define MECHANISM_BYTES_MAX 20 /* RFC 4422 3.1 */
+/* What is masked: of the base64 text this much, for servers cut what they repeat; but no word of a
+ * reply for being the password. */
+#define MASKED_BYTES_MIN 8
+#define MASKED_WORD_MIN  6
 
 _Static_assert(INITIAL_BYTES_MAX <= SMTP_AUTH_LINE_BYTES_MAX, "it can be held back");
 
 /* Whose turn it is in a login. */
 enum login {
-    LOGIN_IDLE,       /* the owner chooses a mechanism, or gives up; also outside of a login */
-    LOGIN_ASKED,      /* a line was sent: the server answers */
-    LOGIN_HELD,       /* AUTH was sent; auth holds the initial response until a 334 asks for it */
+    LOGIN_IDLE,  /* the owner chooses a mechanism, or gives up; also outside of a login */
+    LOGIN_ASKED, /* a line was sent, and auth holds what was secret in it: the server answers */
+    LOGIN_HELD,  /* AUTH was sent; auth holds the initial response until a 334 asks for it */
     LOGIN_CHALLENGED, /* the owner answers a challenge, which auth holds */
     LOGIN_CANCELLED,  /* "*" was sent: the server refuses */
 };
@@ -282,10 +286,12 @@ static void expect_login(struct smtp_client *c, enum login login)
     smtp_client_expect(c, SMTP_CLIENT_COMMAND_AUTH, 0);
 }
 
-static void put_response(struct smtp_client *c, struct slice response)
+/* What auth holds. It is kept until the answer, which may repeat it. */
+static void put_response(struct smtp_client *c)
 {
+    CHECK(!c->auth.overflow);
     c->secret_output = true;
-    text_put_base64(&c->output, response);
+    text_put_base64(&c->output, buf_slice(&c->auth));
     expect_login(c, LOGIN_ASKED);
 }
 
@@ -323,7 +329,8 @@ void smtp_client_auth(struct smtp_client *c, const char *mechanism, bool has_ini
         expect_login(c, LOGIN_HELD);
     } else {
         buf_put_byte(&c->output, ' ');
-        put_response(c, initial);
+        buf_put(&c->auth, initial);
+        put_response(c);
     }
 }
 
@@ -336,7 +343,8 @@ void smtp_client_auth_response(struct smtp_client *c, struct slice response, uin
     CHECK((response.len + 2) / 3 * 4 + 2 <= SMTP_AUTH_LINE_BYTES_MAX);
     c->now_ms = now_ms;
     clear_auth(c);
-    put_response(c, response);
+    buf_put(&c->auth, response);
+    put_response(c);
 }
 
 void smtp_client_auth_cancel(struct smtp_client *c, uint64_t now_ms)
@@ -350,6 +358,72 @@ void smtp_client_auth_cancel(struct smtp_client *c, uint64_t now_ms)
     c->secret_output = false;
     buf_put_byte(&c->output, '*');
     expect_login(c, LOGIN_CANCELLED);
+}
+
+/* ---- secrets in replies ---- */
+
+static size_t common_bytes(struct slice a, struct slice b)
+{
+    size_t count = 0;
+    while (count < a.len && count < b.len && a.data[count] == b.data[count]) {
+        count++;
+    }
+    return count;
+}
+
+/* How many bytes at the front of text are the secret's, as it was sent or as it is. */
+static size_t secret_bytes(struct slice text, struct slice sent, struct slice word)
+{
+    size_t count = common_bytes(text, sent);
+    if (count >= size_min(sent.len, MASKED_BYTES_MIN)) {
+        return count;
+    }
+    return word.len >= MASKED_WORD_MIN && slice_starts_with(text, word) ? word.len : 0;
+}
+
+_Static_assert(MASKED_BYTES_MIN >= 4 && MASKED_WORD_MIN >= 4, "the mask is no longer than that");
+
+/* In place. Returns what is left of len. */
+static size_t mask(uint8_t *text, size_t len, struct slice sent, struct slice word)
+{
+    size_t left = 0;
+    for (size_t at = 0; at < len;) {
+        size_t count = secret_bytes(slice_of(text + at, len - at), sent, word);
+        if (count == 0) {
+            text[left++] = text[at++];
+        } else {
+            memcpy(text + left, "****", 4);
+            left += 4;
+            at += count;
+        }
+    }
+    return left;
+}
+
+/* RFC 4616 2: "authzid NUL user NUL password"; other responses have no NUL. */
+static struct slice password_in(struct slice response)
+{
+    for (size_t nul = slice_find(response, '\0'); nul < response.len;
+         nul = slice_find(response, '\0')) {
+        response = slice_tail(response, nul + 1);
+    }
+    return response;
+}
+
+void smtp_client_mask_reply(struct smtp_client *c, struct smtp_reply *reply)
+{
+    if (c->state != SMTP_CLIENT_AUTH || c->login != LOGIN_ASKED || c->auth.len == 0 ||
+        reply->code == 334) {
+        return;
+    }
+    uint8_t memory[SMTP_AUTH_LINE_BYTES_MAX];
+    struct buf sent;
+    buf_init(&sent, memory, sizeof memory);
+    text_put_base64(&sent, buf_slice(&c->auth));
+    c->parser.text.len = mask(c->parser.text.data, c->parser.text.len, buf_slice(&sent),
+                              password_in(buf_slice(&c->auth)));
+    reply->text = c->parser.reply.text = buf_slice(&c->parser.text);
+    explicit_bzero(memory, sent.len);
 }
 
 void smtp_client_auth_give_up(struct smtp_client *c, uint64_t now_ms)
@@ -374,11 +448,10 @@ static enum smtp_client_verdict take_challenge(struct smtp_client *c,
         if (reply->text.len > 0) {
             return SMTP_CLIENT_VERDICT_ABSURD;
         }
-        put_response(c, buf_slice(&c->auth));
-        clear_auth(c);
+        put_response(c);
         return SMTP_CLIENT_VERDICT_TAKEN;
     }
-    buf_reset(&c->auth);
+    clear_auth(c);
     if (!text_get_base64(&c->auth, reply->text)) {
         return SMTP_CLIENT_VERDICT_ABSURD;
     }

@@ -94,6 +94,9 @@ smtp_client_answered_fn smtp_client_helo_answered;
 smtp_client_answered_fn smtp_client_starttls_answered;
 smtp_client_answered_fn smtp_client_auth_answered;
 
+/* "500 5.5.1 Command unrecognized: "AUTH PLAIN AGlk..."": what a reply repeats of the secret that
+ * was sent is masked, before anybody sees it. */
+void smtp_client_mask_reply(struct smtp_client *c, struct smtp_reply *reply);
 /* Nothing of a login is open, so a command may be written. */
 bool smtp_client_login_is_idle(const struct smtp_client *c);
 

@@ -320,6 +320,22 @@ class Asks(Dialogue):
         self.peer.sendall(self.up.verdict + b"\r\n")
 
 
+def test_a_reply_that_repeats_the_secret(certificates, tasuki, scripted_upstream):
+    server = scripted_upstream("starttls")
+    told = base64.b64encode(b"\0%s\0%s" % (USER.encode(), PASSWORD.encode()))
+    server.faults = {"AUTH": b'500 5.5.1 Command unrecognized: "AUTH PLAIN %s"' % told}
+    daemon = tasuki(login_section(server.port, certificates, connections=1))
+    daemon.send()
+    assert_named(daemon, "auth-not-offered")
+    tried = daemon.ctl("test")
+    for shown in (daemon.log(), str(daemon.status()), tried.out):
+        assert "unrecognized: " in shown and "AUTH PLAIN ****" in shown
+        assert told.decode() not in shown and PASSWORD not in shown
+    assert re.search(r"S: 500 5.5.1 Command unrecognized: \S*AUTH PLAIN \*\*\*\*", tried.out)
+    server.mend()
+    assert_leaves(daemon, lambda: server.messages, ["anna@example.test"])
+
+
 def test_a_refused_password_is_not_sent_behind_another_mechanism(certificates, tasuki,
                                                                  scripted_upstream, monkeypatch):
     """The one that worked last time goes first, and a stronger one may lie between the two."""

@@ -8,6 +8,8 @@
  */
 #include "daemon/proto/smtp_client.h"
 
+#include "daemon/base/text.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -1515,6 +1517,69 @@ static void bounds_the_mechanisms(void **state)
     assert_null(strstr(p.client.mechanisms, "plain"));
 }
 
+/* "{8}" of a reply stands for the first 8 bytes of the base64 text that was sent, "{}" for all. */
+static void put_reply(struct buf *to, const char *reply, struct slice sent)
+{
+    for (const char *at = reply; *at != '\0'; at++) {
+        if (*at == '{') {
+            size_t count = strtoul(at + 1, NULL, 10);
+            buf_put(to, slice_head(sent, count == 0 ? sent.len : count));
+            at = strchr(at, '}');
+        } else {
+            buf_put_byte(to, (uint8_t)*at);
+        }
+    }
+    buf_put_str(to, "\r\n");
+}
+
+static void masks_what_a_reply_repeats_of_a_secret(void **state)
+{
+    (void)state;
+    const struct slice long_one = SLICE("\0me\0open sesame"), short_one = SLICE("\0me\0ok");
+    const struct {
+        const struct slice *initial;
+        const char *reply, *text;
+    } cases[] = {
+        {&long_one, "500 5.5.1 what is \"AUTH PLAIN {}\"", "5.5.1 what is \"AUTH PLAIN ****\""},
+        {&long_one, "500 what is AUTH PLAIN {8}", "what is AUTH PLAIN ****"},
+        {&long_one, "500 what is AUTH PLAIN {11}...", "what is AUTH PLAIN ****..."},
+        {&long_one, "500 {}", "****"},
+        {&long_one, "500 {}{}.", "********."},
+        {&long_one, "535-5.7.8 {}\r\n535 5.7.8 {}", "5.7.8 ****\n5.7.8 ****"},
+        {&long_one, "535 5.7.8 me: open sesame is wrong", "5.7.8 me: **** is wrong"},
+        {&long_one, "421 4.7.0 {} and open sesame", "4.7.0 **** and ****"},
+        {&long_one, "535 5.7.8 no, me", "5.7.8 no, me"},
+        {&short_one, "535 5.7.8 that is not ok: {}", "5.7.8 that is not ok: ****"},
+    };
+    static struct player p;
+    for (size_t at = 0; at < sizeof cases / sizeof cases[0]; at++) {
+        uint8_t memory[64];
+        struct buf sent;
+        buf_init(&sent, memory, sizeof memory);
+        text_put_base64(&sent, *cases[at].initial);
+        player_init(&p, "secret", "auth", 0);
+        play_line(&p, "S 220 mx");
+        play_line(&p, "C EHLO me.example");
+        play_line(&p, "S+ 250-mx");
+        play_line(&p, "S 250 AUTH PLAIN");
+        play_line(&p, "E auth PLAIN");
+        smtp_client_auth(&p.client, "PLAIN", true, *cases[at].initial, p.now_ms);
+        smtp_client_output_done(&p.client, smtp_client_output(&p.client).len, p.now_ms);
+        put_reply(&p.pending, cases[at].reply, buf_slice(&sent));
+        player_feed(&p);
+        struct smtp_client_event event;
+        struct smtp_reply last;
+        assert_true(smtp_client_next(&p.client, &event));
+        assert_true(smtp_client_last_reply(&p.client, &last));
+        assert_int_equal(last.code, event.reply.code);
+        assert_true(slice_equal(last.text, event.reply.text));
+        if (!slice_equal(event.reply.text, slice_from_str(cases[at].text))) {
+            fail_msg("%s: %.*s", cases[at].reply, (int)event.reply.text.len,
+                     (const char *)event.reply.text.data);
+        }
+    }
+}
+
 static void ends_endless_replies(void **state)
 {
     (void)state;
@@ -1594,6 +1659,7 @@ int main(void)
         cmocka_unit_test(bounds_a_login),
         cmocka_unit_test(refuses_a_cut_challenge),
         cmocka_unit_test(bounds_the_mechanisms),
+        cmocka_unit_test(masks_what_a_reply_repeats_of_a_secret),
         cmocka_unit_test(ends_endless_replies),
         cmocka_unit_test(fits_the_longest_envelope),
         cmocka_unit_test(names_the_stages),
