@@ -29,7 +29,6 @@
 #include <unistd.h>
 
 #define GRACE_MS       10000
-#define ABORT_MS       3000
 #define BIND_MS_MAX    2000
 #define BIND_PAUSE_MS  20
 #define AUTHORITIES_MS 5000 /* between two looks at the upstreams' files */
@@ -373,6 +372,9 @@ static void begin_stop(struct program *p, int number)
     io_timer(p->io, &p->grace, io_now_ms(p->io) + GRACE_MS);
 }
 
+/* From then on only what answers by itself is awaited: a look-up or a login's step that is with its
+ * helper, and the disk. Nothing bounds that but the service manager, which loses nothing by it:
+ * what was answered 250 is committed. */
 static void grace_over(struct io_op *op)
 {
     struct program *p = IO_OWNER(op, struct program, grace);
