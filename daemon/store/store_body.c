@@ -176,7 +176,10 @@ enum err store_chunks_delete(struct store *store, const struct msg_id *id)
     while (err == ERR_OK && key.mv_size == sizeof first &&
            memcmp(key.mv_data, id->bytes, MSG_ID_BYTES) == 0) {
         store_account(store, 0);
-        err = store_write_err(store, mdb_cursor_del(cursor, 0));
+        err = store_run_check(store, STORE_DB_CHUNK, key, value);
+        if (err == ERR_OK) {
+            err = store_write_err(store, mdb_cursor_del(cursor, 0));
+        }
         if (err == ERR_OK) {
             /* Freeing a run reads its first page, and the kernel maps its neighbours with it: those
              * of other bodies, where several came in at once. */
@@ -252,8 +255,7 @@ uint64_t store_chunks_bytes(const struct store *store, MDB_txn *txn, const struc
  * ---- reading ----
  */
 
-/* In the map, so in the file: a page that the open transaction has written is in memory still. */
-static bool in_file(const struct store *store, const void *value)
+bool store_in_file(const struct store *store, const void *value)
 {
     uintptr_t at = (uintptr_t)value;
     uintptr_t map = (uintptr_t)store->map;
@@ -270,7 +272,7 @@ static enum err chunk_copy(const struct store *store, MDB_val value,
 {
     const uint8_t *from = value.mv_data;
     size_t bytes = value.mv_size - STORE_CHUNK_HEAD_BYTES;
-    if (value.mv_size < store->page_bytes / 4 || !in_file(store, from)) {
+    if (value.mv_size < store->page_bytes / 4 || !store_in_file(store, from)) {
         memcpy(head, from, STORE_CHUNK_HEAD_BYTES);
         memcpy(to, from + STORE_CHUNK_HEAD_BYTES, bytes);
         return ERR_OK;

@@ -42,12 +42,16 @@ static void uncount(struct store *store, uint64_t bytes)
     store->pending.history_bytes -= u64_min(store->pending.history_bytes, bytes);
 }
 
-static enum err entry_delete(struct store *store, MDB_cursor *cursor, uint64_t value_bytes)
+/* The entry at which the cursor is. */
+static enum err entry_delete(struct store *store, MDB_cursor *cursor, MDB_val key, MDB_val value)
 {
     store_account(store, 0);
-    enum err err = store_write_err(store, mdb_cursor_del(cursor, 0));
+    enum err err = store_run_check(store, STORE_DB_HISTORY, key, value);
     if (err == ERR_OK) {
-        uncount(store, value_bytes);
+        err = store_write_err(store, mdb_cursor_del(cursor, 0));
+    }
+    if (err == ERR_OK) {
+        uncount(store, value.mv_size);
     }
     return err;
 }
@@ -67,7 +71,7 @@ static enum err room_make(struct store *store, uint64_t bytes, uint64_t bytes_ma
         MDB_val value;
         err = store_cursor_get(store, cursor, &key, &value, MDB_FIRST);
         if (err == ERR_OK) {
-            err = entry_delete(store, cursor, value.mv_size);
+            err = entry_delete(store, cursor, key, value);
         }
         if (err != ERR_OK) {
             break;
@@ -183,7 +187,7 @@ static enum err expire_front(struct expiry *e)
         }
         e->rows_left--;
         e->removed++;
-        err = entry_delete(e->store, e->cursor, value.mv_size);
+        err = entry_delete(e->store, e->cursor, key, value);
         if (err == ERR_OK) {
             err = store_cursor_get(e->store, e->cursor, &key, &value, MDB_FIRST);
         }
@@ -207,7 +211,7 @@ static enum err expire_round(struct expiry *e)
     enum err err = store_cursor_get(store, e->cursor, &key, &value, MDB_SET_RANGE);
     for (; err == ERR_OK && e->rows_left > 0; e->rows_left--) {
         if (is_too_old(e, value)) {
-            err = entry_delete(store, e->cursor, value.mv_size);
+            err = entry_delete(store, e->cursor, key, value);
             e->removed++;
         }
         if (err == ERR_OK) {

@@ -229,7 +229,17 @@ MUST_CHECK enum err store_delete(struct store *store, enum store_db db, struct s
 MUST_CHECK enum err store_due_put(struct store *store, const struct msg_id *id,
                                   const struct store_standing *standing);
 
+/*
+ * store_run.c: before LMDB frees where a value lies, because it is deleted or replaced. Check: this
+ * value; guard: that of the key, if there is one. Errors: ERR_IN_DOUBT.
+ */
+MUST_CHECK enum err store_run_check(struct store *store, enum store_db db, MDB_val key,
+                                    MDB_val value);
+MUST_CHECK enum err store_run_guard(struct store *store, enum store_db db, struct slice key);
+
 /* store_body.c */
+/* In the map, so in the file: a page that the open transaction has written is in memory still. */
+bool store_in_file(const struct store *store, const void *value);
 /* Puts the bodies that came with this transaction and have not ended on the list. */
 MUST_CHECK enum err store_fresh_flush(struct store *store);
 MUST_CHECK enum err store_intake_finish(struct store *store, const struct msg_id *id,

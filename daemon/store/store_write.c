@@ -66,11 +66,16 @@ enum err store_put(struct store *store, enum store_db db, struct slice key, stru
 enum err store_put_sealed(struct store *store, enum store_db db, struct slice key,
                           struct slice bytes, unsigned flags)
 {
+    bool replaces = (flags & (unsigned)(MDB_NOOVERWRITE | MDB_APPEND)) == 0;
+    enum err err = replaces ? store_run_guard(store, db, key) : ERR_OK;
+    if (err != ERR_OK) {
+        return err;
+    }
     store_account(store, bytes.len);
     MDB_val mdb_key = store_val(key);
     MDB_val place = {.mv_size = bytes.len + STORE_SEAL_BYTES};
-    enum err err = store_write_err(store, mdb_put(store->txn, store->dbs[db], &mdb_key, &place,
-                                                  flags | (unsigned)MDB_RESERVE));
+    err = store_write_err(store, mdb_put(store->txn, store->dbs[db], &mdb_key, &place,
+                                         flags | (unsigned)MDB_RESERVE));
     if (err != ERR_OK) {
         return err;
     }
@@ -84,8 +89,12 @@ enum err store_put_sealed(struct store *store, enum store_db db, struct slice ke
 
 enum err store_delete(struct store *store, enum store_db db, struct slice key)
 {
+    enum err err = store_run_guard(store, db, key);
+    if (err != ERR_OK) {
+        return err;
+    }
     MDB_val mdb_key = store_val(key);
-    enum err err = store_write_err(store, mdb_del(store->txn, store->dbs[db], &mdb_key, NULL));
+    err = store_write_err(store, mdb_del(store->txn, store->dbs[db], &mdb_key, NULL));
     if (err != ERR_NOT_FOUND) { /* which changes nothing */
         store_account(store, 0);
     }

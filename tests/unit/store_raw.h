@@ -97,6 +97,37 @@ static inline uint64_t raw_last_page(const char *directory, const char *db)
     return number;
 }
 
+/* The page with which the run of a long value begins. */
+static inline uint64_t raw_run_page(const char *directory, const char *db, struct slice key)
+{
+    struct raw r;
+    MDB_val k = raw_val(key);
+    MDB_val value;
+    uint64_t number;
+    raw_open(&r, directory);
+    assert_int_equal(mdb_get(r.txn, raw_dbi(&r, db), &k, &value), 0);
+    const uint8_t *at = value.mv_data;
+    assert_int_equal((uintptr_t)at % RAW_PAGE_BYTES, 16);
+    memcpy(&number, at - 16, sizeof number);
+    mdb_txn_abort(r.txn);
+    mdb_env_close(r.env);
+    return number;
+}
+
+/* One byte of a page: also while the queue is in use. */
+static inline void raw_page_flip(const char *directory, uint64_t number, size_t at, uint8_t mask)
+{
+    uint8_t byte;
+    char path[160];
+    snprintf(path, sizeof path, "%s/data.mdb", directory);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    off_t place = (off_t)(number * RAW_PAGE_BYTES + at);
+    assert_int_equal(pread(fd, &byte, 1, place), 1);
+    byte ^= mask;
+    assert_int_equal(pwrite(fd, &byte, 1, place), 1);
+    close(fd);
+}
+
 /* As a disk may that has lost it: also while the queue is in use. */
 static inline void raw_page_zero(const char *directory, uint64_t number)
 {

@@ -232,6 +232,109 @@ static void test_a_damaged_page_of_the_index_is_told(void **state)
     assert_refused(f, "page");
 }
 
+/*
+ * ---- runs of overflow pages ----
+ *
+ * LMDB frees what the first page of a run says. One bit of it flips while the queue is in use.
+ */
+
+#define RUN_FLAGS  10 /* where they are in the page */
+#define RUN_PAGES  12
+#define NEIGHBOURS 40u
+#define RUN_BYTES  3500u
+
+static const struct want long_state = {
+    .state = MESSAGE_QUEUED, .upstream = "main", .due_q = 1000, .recipients = 20, .text = 300};
+
+static void neighbours_put(struct fixture *f)
+{
+    queue_open(f);
+    for (uint64_t n = 1; n <= NEIGHBOURS; n++) {
+        message_commit(f, n, RUN_BYTES, &long_state);
+    }
+    queue_close(f);
+}
+
+/* Message 5 was not removed, and nobody else has lost anything. */
+static void assert_all_there(struct fixture *f)
+{
+    for (uint64_t n = 1; n <= NEIGHBOURS; n++) {
+        assert_int_equal(message_read(f->reader, n), ERR_OK);
+        assert_int_equal(body_read(f->reader, n, RUN_BYTES, 65536), ERR_OK);
+    }
+}
+
+static void run_flips(struct fixture *f, const char *db, struct slice key, size_t at, uint8_t mask)
+{
+    struct msg_id id = id_of(5);
+    neighbours_put(f);
+    uint64_t page = raw_run_page(f->directory, db, key);
+    queue_open(f);
+    raw_page_flip(f->directory, page, at, mask);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(store_message_remove(f->store, &id, nothing), ERR_IN_DOUBT);
+    store_abort(f->store);
+    assert_all_there(f);
+    queue_close(f);
+    assert_refused(f, "is damaged, page");
+}
+
+static void test_a_run_of_too_many_pages_takes_nobody_with_it(void **state)
+{
+    run_flips(*state, "chunk", chunk_key(5, 0), RUN_PAGES, 0x10);
+}
+
+static void test_a_run_that_is_none_is_not_freed(void **state)
+{
+    run_flips(*state, "chunk", chunk_key(5, 0), RUN_FLAGS, 0x04);
+}
+
+static void test_a_run_that_seems_not_written_yet_is_not_freed(void **state)
+{
+    run_flips(*state, "state", id_key(5), RUN_FLAGS, 0x10);
+}
+
+static void test_a_run_of_another_number_is_not_freed(void **state)
+{
+    run_flips(*state, "state", id_key(5), 0, 0x01);
+}
+
+static void test_a_run_is_judged_before_it_is_replaced(void **state)
+{
+    struct fixture *f = *state;
+    struct msg_id id = id_of(5);
+    neighbours_put(f);
+    uint64_t page = raw_run_page(f->directory, "state", id_key(5));
+    queue_open(f);
+    raw_page_flip(f->directory, page, 0, 0x01);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    assert_int_equal(store_message_update(f->store, &id, state_make(&plain)), ERR_IN_DOUBT);
+    store_abort(f->store);
+    assert_all_there(f);
+}
+
+/* Where it is still in memory, because the open transaction has written it, it is sound; and it may
+ * be longer than what stands in it by now. */
+static void test_a_run_that_was_just_written_is_freed(void **state)
+{
+    struct fixture *f = *state;
+    struct msg_id ids[2] = {id_of(101), id_of(102)};
+    neighbours_put(f);
+    queue_open(f);
+    assert_int_equal(store_begin(f->store), ERR_OK);
+    message_put(f, 101, RUN_BYTES, &long_state);
+    message_put(f, 102, 60000, &long_state);
+    assert_int_equal(store_message_update(f->store, &ids[0], state_make(&plain)), ERR_OK);
+    assert_int_equal(store_message_remove(f->store, &ids[1], nothing), ERR_OK);
+    assert_int_equal(store_commit(f->store), ERR_OK);
+    queue_close(f);
+    (void)raw_run_page(f->directory, "state", id_key(101)); /* it is in one, though short */
+    queue_open(f);
+    message_drop(f, 101);
+    assert_all_there(f);
+    queue_check(f, false);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -244,6 +347,12 @@ int main(void)
         CASE(test_a_damaged_page_stops_the_writer_and_the_next_opening),
         CASE(test_a_damaged_page_is_damage_to_a_reader),
         CASE(test_a_damaged_page_of_the_index_is_told),
+        CASE(test_a_run_of_too_many_pages_takes_nobody_with_it),
+        CASE(test_a_run_that_is_none_is_not_freed),
+        CASE(test_a_run_that_seems_not_written_yet_is_not_freed),
+        CASE(test_a_run_of_another_number_is_not_freed),
+        CASE(test_a_run_is_judged_before_it_is_replaced),
+        CASE(test_a_run_that_was_just_written_is_freed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
