@@ -8,6 +8,8 @@
 #include "daemon/store/store_internal.h"
 #include "schema/record_history.h"
 
+#include <errno.h>
+
 /* A change rewrites the path from root to leaf; trees here are at most 5 high. The rest is for
  * pages that split. */
 #define PAGES_PER_CHANGE 8u
@@ -391,6 +393,14 @@ static enum err length_prepare(struct store *store)
     return bytes <= store->file_bytes ? ERR_OK : store_file_extend(store, bytes + FILE_STEP_BYTES);
 }
 
+/* A write that was cut short is EIO to LMDB: what it could not finish tells a full disk from a
+ * broken one. */
+static bool was_cut_short(const struct store *store, int code)
+{
+    return code == EIO &&
+           (store->disk_short || !store_disk_has(store, store->txn_pages * store->page_bytes));
+}
+
 /* After a failed commit: did LMDB stop because it could not write the meta page? It says so to
  * whoever begins next, and to nobody else. */
 static enum err commit_failed(struct store *store, int code)
@@ -399,7 +409,7 @@ static enum err commit_failed(struct store *store, int code)
     int probe = mdb_txn_begin(store->env, NULL, 0, &txn);
     if (probe == MDB_SUCCESS) {
         mdb_txn_abort(txn);
-        return store_write_err(store, code);
+        return was_cut_short(store, code) ? ERR_FULL : store_write_err(store, code);
     }
     store->writable = false;
     return ERR_IN_DOUBT;

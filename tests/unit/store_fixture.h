@@ -26,6 +26,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -45,8 +47,9 @@ struct fixture {
 
 /* ---- faults on demand; see the end ---- */
 
-enum fault { FAULT_NONE, FAULT_META, FAULT_SYNC, FAULT_DATA_FULL };
+enum fault { FAULT_NONE, FAULT_META, FAULT_SYNC, FAULT_DATA_FULL, FAULT_DATA_SHORT };
 static enum fault fault;
+static bool disk_is_full; /* as whoever asks is told */
 
 /* Dies by SIGKILL at the turn-th write of a meta page from now on: that is the commit. */
 enum kill { KILL_NEVER, KILL_BEFORE_META, KILL_AFTER_META };
@@ -79,6 +82,7 @@ static inline int setup(void **state)
         .directory = f->directory, .queue_bytes_max = 1024 * MIB, .readers_max = 8};
     rng_state = 88172645463325252u;
     fault = FAULT_NONE;
+    disk_is_full = false;
     *state = f;
     return 0;
 }
@@ -473,6 +477,9 @@ ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at)
         errno = ENOSPC;
         return -1;
     }
+    if (fault == FAULT_DATA_SHORT && at >= 8192) {
+        return (ssize_t)(len / 2);
+    }
     bool kills = at > 0 && at < 8192 && kill_at != KILL_NEVER && kill_turn > 0 && --kill_turn == 0;
     if (kills && kill_at == KILL_BEFORE_META) {
         raise(SIGKILL);
@@ -491,9 +498,23 @@ ssize_t writev(int fd, const struct iovec *parts, int count)
         errno = ENOSPC;
         return -1;
     }
+    if (fault == FAULT_DATA_SHORT) {
+        return (ssize_t)parts[0].iov_len / 2;
+    }
     ssize_t written = syscall(SYS_writev, fd, parts, count);
     written_bytes += written > 0 ? (uint64_t)written : 0;
     return written;
+}
+
+int fstatvfs(int fd, struct statvfs *out)
+{
+    struct statfs fs;
+    if (syscall(SYS_fstatfs, fd, &fs) != 0) {
+        return -1;
+    }
+    *out = (struct statvfs){.f_frsize = (unsigned long)fs.f_frsize,
+                            .f_bavail = disk_is_full ? 0 : fs.f_bavail};
+    return 0;
 }
 
 int fdatasync(int fd)

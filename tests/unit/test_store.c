@@ -1255,6 +1255,26 @@ static void test_full_disk_is_full_and_nothing_happened(void **state)
     assert_int_equal(body_read(f->reader, 2, 300000, 65536), ERR_OK);
 }
 
+/* Where the disk becomes full in the middle of a write, that one is short. */
+static void test_a_short_write_is_a_full_disk_or_a_broken_one(void **state)
+{
+    struct fixture *f = *state;
+    queue_open(f);
+    message_commit(f, 1, 1000, &plain);
+    for (int turn = 0; turn < 2; turn++) {
+        assert_int_equal(store_begin(f->store), ERR_OK);
+        message_put(f, 2, 300000, &plain);
+        fault = FAULT_DATA_SHORT;
+        disk_is_full = turn == 0;
+        assert_int_equal(store_commit(f->store), disk_is_full ? ERR_FULL : ERR_IO);
+        fault = FAULT_NONE;
+        disk_is_full = false;
+        assert_int_equal(message_read(f->reader, 2), ERR_NOT_FOUND);
+    }
+    message_commit(f, 2, 300000, &plain);
+    assert_int_equal(body_read(f->reader, 2, 300000, 65536), ERR_OK);
+}
+
 static void test_meta_failure_leaves_the_outcome_in_doubt(void **state)
 {
     struct fixture *f = *state;
@@ -1417,6 +1437,7 @@ int main(void)
         CASE(test_sync_failure_is_an_error_and_nothing_happened),
         CASE(test_the_longest_file_that_the_settings_allow_opens_again),
         CASE(test_full_disk_is_full_and_nothing_happened),
+        CASE(test_a_short_write_is_a_full_disk_or_a_broken_one),
         CASE(test_meta_failure_leaves_the_outcome_in_doubt),
         CASE(test_readers_see_whole_messages_while_the_writer_works),
         CASE(test_stale_readers_are_cleared),
