@@ -42,14 +42,13 @@ enum err store_err(int code)
     }
 }
 
-/* A page, or what leads to it, is not as LMDB wrote it. After one that was overlooked it says
- * MDB_BAD_TXN to everything. */
+/* A page, or what leads to it, is not as LMDB wrote it. Not MDB_BAD_TXN: that follows a full disk,
+ * too. */
 static bool is_of_pages(int code)
 {
     switch (code) {
     case MDB_CORRUPTED:
     case MDB_PAGE_NOTFOUND:
-    case MDB_BAD_TXN:
     case MDB_INCOMPATIBLE:
     case MDB_CURSOR_FULL:
     case MDB_PAGE_FULL:
