@@ -565,7 +565,7 @@ static void resealed_nonsense_is_damage(void **ctx)
         {STATE, 1, {'E'}, 1},
         {STATE, 2, {4}, 1},          /* message state */
         {STATE, 4, {0x80}, 1},       /* a flag that does not exist */
-        {STATE, 5, {2}, 1},          /* likewise */
+        {STATE, 5, {4}, 1},          /* likewise */
         {STATE, 6, {0, 0, 0, 0}, 4}, /* route of another name */
         {STATE, 62, {0, 0, 0, 0}, 4},
         {STATE, 62, {0, 0, 0, FATES - 1}, 4},
