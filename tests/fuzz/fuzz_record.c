@@ -176,11 +176,21 @@ static void try_upstream(struct slice bytes)
     if (record_upstream_get(bytes, &upstream) != ERR_OK) {
         return;
     }
+    CHECK(bytes.len <= RECORD_UPSTREAM_BYTES_MAX);
     struct buf to;
     buf_init(&to, output, sizeof output);
     record_upstream_put(&to, &upstream);
-    CHECK(slice_equal(buf_slice(&to), bytes));
-    CHECK(bytes.len <= RECORD_UPSTREAM_BYTES_MAX);
+    if (to.len == bytes.len) {
+        CHECK(slice_equal(buf_slice(&to), bytes));
+        return;
+    }
+    /* What says how much was left of a rate is passed over. The rest is as any other record. */
+    CHECK(to.len < bytes.len);
+    struct buf again;
+    buf_init(&again, list, sizeof list);
+    CHECK(record_upstream_get(buf_slice(&to), &upstream) == ERR_OK);
+    record_upstream_put(&again, &upstream);
+    CHECK(slice_equal(buf_slice(&again), buf_slice(&to)));
 }
 
 static void try_v1_envelope(struct slice bytes)
