@@ -398,7 +398,8 @@ static void machine_failed(struct session *s, const struct smtp_client_event *ev
         text = slice_from_str(event->detail);
     }
     learn_from_end(s, event);
-    if (s->dropping || ends_in_peace(s, event)) {
+    bool told = s->probe != NULL && s->probe->outcome != OUTCOME_NONE; /* before: that counts */
+    if (s->dropping || told || ends_in_peace(s, event)) {
         outcome = OUTCOME_NONE;
     }
     if (event->anomaly != NULL && s->probe == NULL) {

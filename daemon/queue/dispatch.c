@@ -443,7 +443,8 @@ void queue_link_down(struct queue *q, struct flow_link *link)
     learn_pipeline(q, u, link);
     note_lowered(q, u, link);
     uint64_t probe_before_ms = u->sched.probe_ms;
-    sched_connection_down(&u->sched, link->down_outcome, l->was_up, l->had_worked, q->now_ms,
+    bool of_use = l->had_worked || link->anomaly[0] != '\0';
+    sched_connection_down(&u->sched, link->down_outcome, l->was_up, of_use, q->now_ms,
                           queue_entropy(q));
     if (sched_is_marked(&u->sched) && u->sched.probe_ms != probe_before_ms &&
         u->sched.reason == link->down_outcome) {
@@ -519,6 +520,9 @@ static void count_results(struct queue *q, struct queue_upstream *u, struct queu
         count_result(q, u, &job->results[index], &a);
     }
     if (a.about_message) {
+        if (!l->had_worked) {
+            sched_connection_worked(&u->sched);
+        }
         l->had_worked = true;
         answered(q, u);
     }

@@ -53,19 +53,29 @@ static bool any_open(const struct record_state *state)
     return open;
 }
 
-/* Give-up counts from when the message was taken, but neither while it lay on hold or in the trash,
- * nor what led to a failure that the operator has it tried after again. */
-static void age_anew(const struct queue *q, struct queue_change *c)
+static bool pauses(enum message_state state)
 {
-    if (c->old.state == MESSAGE_QUEUED) {
+    return state == MESSAGE_HELD || state == MESSAGE_TRASHED;
+}
+
+/*
+ * Give-up counts neither while a message lies on hold or in the trash, nor what led to a failure
+ * that the operator has it tried after again. What goes there takes its age along, as it is; the
+ * record says since when it is there.
+ */
+static void set_age(const struct queue *q, struct queue_change *c)
+{
+    struct record_state *next = &c->next;
+    if (next->state == MESSAGE_QUEUED && !any_open(&c->old)) {
+        next->accepted_q = q->now_ms;
+    } else if (pauses(c->old.state)) {
+        next->accepted_q += q->now_ms - u64_min(c->old.changed_q, q->now_ms);
+    } else if (pauses(next->state)) {
+        next->accepted_q = q->now_ms - queue_age_ms(q, c);
+    } else {
         return;
     }
-    if (!any_open(&c->old)) {
-        c->next.accepted_q = q->now_ms;
-        c->next.outage_base = queue_outage_ms(q, c->upstream);
-    } else {
-        c->next.accepted_q += q->now_ms - u64_min(c->old.changed_q, q->now_ms);
-    }
+    next->outage_base = queue_outage_ms(q, c->upstream);
 }
 
 /* State, route and due time that follow from the command. */
@@ -81,11 +91,11 @@ static void redirect(struct queue *q, struct queue_change *c, enum flow_edit_act
     }
     if (next->state == MESSAGE_QUEUED) {
         queue_reroute(q, next, c->upstream);
-        age_anew(q, c);
         next->due_q = q->now_ms;
     } else if (next->state == MESSAGE_TRASHED) {
         next->due_q = q->now_ms + q->with.config->keep_deleted_ms;
     }
+    set_age(q, c);
 }
 
 static enum err change(struct queue *q, struct queue_change *c, const struct flow_edit *edit)

@@ -378,6 +378,8 @@ void *queue_run(void *queue)
         if (!q->store_failed && !q->stopping) {
             queue_refill(q);
             look_at_room(q);
+        }
+        if (!q->store_failed && !q->stopping) { /* it may have failed just now */
             queue_dispatch(q);
         }
         if (!q->stopping) {

@@ -264,6 +264,10 @@ MUST_CHECK enum err queue_change_finish(struct queue *q, struct queue_change *c)
 MUST_CHECK enum err queue_change_leave(struct queue *q, struct queue_change *c,
                                        enum record_end end);
 
+/* settle.c: for how long the message has been tried. The time while its upstream was out of order
+ * does not count. */
+uint64_t queue_age_ms(const struct queue *q, const struct queue_change *c);
+
 /* report.c: reports to senders and the digest, within the open transaction. */
 /* A report about the recipients of q->fates whose flags lack `told` and who are in the state that
  * it is about; sets the flag. *out_told: false when nobody could be told, and why was logged. */

@@ -357,7 +357,8 @@ static enum err digest_rows(struct queue *q, struct digest_work *work, size_t co
             }
             work->told++;
             err = row_settle(q, &c);
-        } else if (err == ERR_NOT_FOUND || err == ERR_DAMAGED || err == ERR_LIMIT) {
+        } else if (err == ERR_NOT_FOUND || err == ERR_DAMAGED || err == ERR_VERSION ||
+                   err == ERR_LIMIT) {
             err = ERR_OK; /* it stays as it is; the check of the store names it */
         }
     }

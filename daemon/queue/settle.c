@@ -159,8 +159,7 @@ static const struct flow_result *result_of(const struct flow_job *job, uint32_t 
     return NULL;
 }
 
-/* For how long it has been tried; the time while its upstream was out of order does not count. */
-static uint64_t age_ms(const struct queue *q, const struct queue_change *c)
+uint64_t queue_age_ms(const struct queue *q, const struct queue_change *c)
 {
     uint64_t age = q->now_ms - u64_min(c->old.accepted_q, q->now_ms);
     /* Below zero after a crash: the total is written down now and then, the base at once. */
@@ -209,7 +208,7 @@ static void decide_fate(const struct queue *q, const struct queue_change *c,
         break;
     }
     fate->state = result->outcome == OUTCOME_IN_DOUBT ? RECIPIENT_IN_DOUBT : RECIPIENT_DEFERRED;
-    if (may_give_up(c, result->outcome) && age_ms(q, c) > q->with.config->give_up_ms) {
+    if (may_give_up(c, result->outcome) && queue_age_ms(q, c) > q->with.config->give_up_ms) {
         fate->state = RECIPIENT_FAILED;
         fate->outcome = OUTCOME_GAVE_UP;
     }
@@ -304,7 +303,7 @@ static enum err settle(struct queue *q, struct queue_change *c, struct flow_job 
     c->next.due_q = retry.due_ms;
     c->next.attempts += retry.counts;
     c->warn = settled.deferred != NULL && may_give_up(c, outcome) &&
-              age_ms(q, c) > q->with.config->warn_after_ms;
+              queue_age_ms(q, c) > q->with.config->warn_after_ms;
     enum err err = queue_change_finish(q, c);
     if (settled.deferred != NULL) {
         log_settled(q, u, job, settled.deferred, EVENT_DEFERRED, settled.deferred->outcome,

@@ -9,7 +9,8 @@
 #include <stdio.h>
 
 #define UPKEEP_MS         60000
-#define UPKEEP_AGAIN_MS   200 /* when a bounded step has left something to do */
+#define UPKEEP_AGAIN_MS   200  /* when a bounded step has left something to do */
+#define UPKEEP_STRAYS_MS  2000 /* what found no room waits for it, and nobody sends it meanwhile */
 #define PURGE_AT_ONCE     256
 #define EXPIRE_AT_ONCE    512
 #define STRAY_ROUTES_MAX  256
@@ -132,14 +133,14 @@ uint64_t queue_outage_ms(const struct queue *q, const struct queue_upstream *u)
     return sched_outage_ms(&u->sched, q->now_ms);
 }
 
-/* How long the upstream with that name was out of order, as it was last written down. */
-static uint64_t outage_known_ms(struct queue *q, struct slice name, uint64_t otherwise_ms)
+/* How long the upstream with that name was out of order, as far as that was written down. */
+static uint64_t outage_known_ms(struct queue *q, struct slice name)
 {
     struct slice bytes;
     struct record_upstream memory;
     bool known = store_upstream_get(q->with.store, name, &bytes) == ERR_OK &&
                  record_upstream_get(bytes, &memory) == ERR_OK;
-    return known ? memory.outage_ms : otherwise_ms;
+    return known ? memory.outage_ms : 0;
 }
 
 void queue_reroute(struct queue *q, struct record_state *state, struct queue_upstream *u)
@@ -147,9 +148,9 @@ void queue_reroute(struct queue *q, struct record_state *state, struct queue_ups
     if (state->route == u->route) {
         return;
     }
-    uint64_t total_ms = outage_known_ms(q, state->upstream, state->outage_base);
-    uint64_t waited_ms = total_ms > state->outage_base ? total_ms - state->outage_base : 0;
-    state->outage_base = queue_outage_ms(q, u) - waited_ms; /* below zero where u has less */
+    /* A base may be below zero: it is where u has less. */
+    int64_t waited_ms = (int64_t)(outage_known_ms(q, state->upstream) - state->outage_base);
+    state->outage_base = queue_outage_ms(q, u) - (waited_ms > 0 ? (uint64_t)waited_ms : 0);
     state->route = u->route;
     state->upstream = slice_from_str(u->config->name);
 }
@@ -233,7 +234,7 @@ typedef enum err step_fn(struct queue *q, bool *out_more);
 static enum err step_strays(struct queue *q, bool *out_more)
 {
     enum err err = q->strays ? queue_adopt_strays(q) : ERR_OK;
-    *out_more = *out_more || q->strays;
+    *out_more = *out_more || (q->strays && err == ERR_OK);
     return err;
 }
 
@@ -265,9 +266,9 @@ enum err queue_upkeep(struct queue *q)
         if (err == ERR_IN_DOUBT || err == ERR_IO) {
             return err;
         }
-        /* Else (no room, no memory, damage): the next minute tries again. */
+        /* Else (no room, no memory, damage): the next one tries again. */
     }
-    q->upkeep_ms = q->now_ms + (more ? UPKEEP_AGAIN_MS : UPKEEP_MS);
+    q->upkeep_ms = q->now_ms + (more ? UPKEEP_AGAIN_MS : q->strays ? UPKEEP_STRAYS_MS : UPKEEP_MS);
     return ERR_OK;
 }
 

@@ -48,10 +48,14 @@ void sched_connection_up(struct sched_upstream *s)
 {
     CHECK(s->opening > 0);
     s->opening--;
-    s->more_refusals = 0;
     if (s->breaker == SCHED_BREAKER_UNTRIED) {
         s->breaker = SCHED_BREAKER_WELL;
     }
+}
+
+void sched_connection_worked(struct sched_upstream *s)
+{
+    s->more_refusals = 0; /* some are let in only to be sent away */
 }
 
 static void mark(struct sched_upstream *s, enum outcome outcome, uint64_t now_ms, uint64_t entropy)

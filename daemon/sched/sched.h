@@ -300,8 +300,11 @@ void sched_probe_open(struct sched_upstream *s, uint64_t now_ms);
 
 void sched_connection_up(struct sched_upstream *s);
 
+/* A connection has finished its first job. */
+void sched_connection_worked(struct sched_upstream *s);
+
 /* A connection is gone. outcome NONE: it ended in peace. was_up: it had come up; had_worked: it had
- * finished at least one job. */
+ * finished at least one job, or taught us something that the next one does better. */
 void sched_connection_down(struct sched_upstream *s, enum outcome outcome, bool was_up,
                            bool had_worked, uint64_t now_ms, uint64_t entropy);
 

@@ -127,7 +127,7 @@ static enum err due_make_anew(struct store *store)
 static enum err due_freshen(struct store *store)
 {
     enum err err = store->due_stale ? due_make_anew(store) : ERR_OK;
-    return err == ERR_IN_DOUBT ? err : ERR_OK;
+    return err == ERR_IN_DOUBT || err == ERR_IO ? err : ERR_OK;
 }
 
 size_t store_due_after(struct store *store, uint32_t route, const struct store_due *after,

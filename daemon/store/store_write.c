@@ -397,8 +397,7 @@ static enum err length_prepare(struct store *store)
  * broken one. */
 static bool was_cut_short(const struct store *store, int code)
 {
-    return code == EIO &&
-           (store->disk_short || !store_disk_has(store, store->txn_pages * store->page_bytes));
+    return code == EIO && !store_disk_has(store, store->txn_pages * store->page_bytes);
 }
 
 /* After a failed commit: did LMDB stop because it could not write the meta page? It says so to

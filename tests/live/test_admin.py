@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from peers import BUILD, PASSWORD, PATIENCE_S, STALL, USER, Client, section, wait_until
+from peers import BUILD, CLOSE, PASSWORD, PATIENCE_S, STALL, USER, Client, section, wait_until
 
 HEAD = b"From: scanner@example.test\r\nSubject: page %d\r\n\r\nx\r\n"
 
@@ -279,6 +279,18 @@ def test_that_is_cut_off_by_a_stop_did_not_go_well(tasuki, scripted_upstream):
     told = asked.communicate(timeout=PATIENCE_S)[0]
     busy.stop()
     assert asked.returncode == 1 and "tasukid is stopping" in told, told
+
+
+def test_a_refusal_outlives_the_hang_up_behind_it(certificates, tasuki, scripted_upstream):
+    """Servers drop whom they have refused something, instead of answering RSET."""
+    server = scripted_upstream("starttls")
+    server.faults = {"RCPT": b"550 5.1.1 unknown", "DATA": b"554 5.5.1 no recipients",
+                     "RSET": CLOSE}
+    daemon = tasuki(section(host="[localhost]:%d" % server.port, tls_ca=certificates.ca, user=USER,
+                            password_file="SECRET"))
+    result = daemon.ctl("test", "--to", "anna@example.test", "--json").json()
+    assert (result["ok"], result["reason"], result["code"], result["step"]) == \
+        (False, "no-such-recipient", 550, "rcpt"), result
 
 
 def test_that_works_ends_the_wait(postfix, certificates, tasuki, tmp_path):

@@ -122,6 +122,13 @@ static void test_outage_counts_after_a_new_route(void **state)
     upstream_up(f, 4);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
     assert_int_equal(state_of(f, id), MESSAGE_QUEUED);
+    end(f);
+    upstream_config(&f->config->upstreams[0], "third"); /* which was never out of order, either */
+    begin(f);
+    assert_int_equal(edit(f, FLOW_EDIT_RETRY, id), ERR_OK);
+    upstream_up(f, 4);
+    job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
+    assert_int_equal(state_of(f, id), MESSAGE_QUEUED);
     usleep(300000); /* but what passes now does */
     assert_int_equal(edit(f, FLOW_EDIT_RETRY, id), ERR_OK);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
@@ -211,6 +218,46 @@ static void test_time_on_hold_does_not_count(void **state)
     assert_int_equal(edit(f, FLOW_EDIT_UNDELETE, id), ERR_OK);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
     assert_int_equal(state_of(f, id), MESSAGE_QUEUED);
+}
+
+/* From hold into the trash, and back. */
+static void test_time_on_hold_and_in_the_trash_does_not_count(void **state)
+{
+    struct fixture *f = *state;
+    static const enum flow_edit_action way[] = {FLOW_EDIT_HOLD, FLOW_EDIT_DELETE,
+                                                FLOW_EDIT_UNDELETE, FLOW_EDIT_RELEASE};
+    f->config->give_up_ms = 100;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    struct flow_link *link = link_wait(f);
+    for (size_t at = 0; at < sizeof way / sizeof way[0]; at++) {
+        (void)settled(f);
+        assert_int_equal(edit(f, way[at], id), ERR_OK);
+        usleep(way[at] == FLOW_EDIT_RELEASE ? 0 : 60000);
+    }
+    link_up(f, link, 1);
+    job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
+    assert_int_equal(state_of(f, id), MESSAGE_QUEUED);
+}
+
+/* Time that is both, on hold and out of order, is taken off once. */
+static void test_hold_in_an_outage_is_taken_off_once(void **state)
+{
+    struct fixture *f = *state;
+    f->config->give_up_ms = 50;
+    begin(f);
+    struct msg_id id = accept_one(f, 1);
+    out_of_order(f, 0);
+    assert_int_equal(edit(f, FLOW_EDIT_HOLD, id), ERR_OK);
+    usleep(400000);
+    assert_int_equal(edit(f, FLOW_EDIT_RELEASE, id), ERR_OK); /* which has the upstream tried */
+    link_up(f, link_wait(f), 1);
+    job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
+    assert_int_equal(state_of(f, id), MESSAGE_QUEUED);
+    usleep(100000);
+    assert_int_equal(edit(f, FLOW_EDIT_RETRY, id), ERR_OK);
+    job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
+    assert_int_equal(state_of(f, id), MESSAGE_FAILED);
 }
 
 /* One that had failed, and whose sender was told, is not tried again beside the others. */
@@ -473,6 +520,8 @@ int main(void)
         CASE(test_each_recipient_given_up_is_counted),
         CASE(test_a_retry_after_give_up_begins_anew),
         CASE(test_time_on_hold_does_not_count),
+        CASE(test_time_on_hold_and_in_the_trash_does_not_count),
+        CASE(test_hold_in_an_outage_is_taken_off_once),
         CASE(test_release_leaves_the_told_alone),
         CASE(test_held_and_deleted_comes_back_held),
         CASE(test_an_edit_behind_many_parts),

@@ -33,6 +33,7 @@ enum move {
     SLOW,        /* a connection that has worked times out */
     DUE,         /* there is mail to be handed on */
     SENT_AWAY,   /* a connection that was up is told 421 before it had worked */
+    WORKED,      /* a connection has finished its first job */
     END
 };
 
@@ -192,6 +193,14 @@ static const struct breaker_case breaker_cases[] = {
      0,
      1,
      0},
+    {"who is sent away again and again comes less often",
+     {OPEN,   UP,        WORKED,   OPEN,  UP,        SENT_AWAY, ANSWERED, LATER, LATER, OPEN,
+      UP,     SENT_AWAY, ANSWERED, LATER, LATER,     NO_OPEN,   LATER,    LATER, OPEN,  UP,
+      WORKED, LOST,      OPEN,     UP,    SENT_AWAY, ANSWERED,  LATER,    LATER, OPEN,  END},
+     SCHED_BREAKER_WELL,
+     2,
+     0,
+     0},
     {"the same for one more than the upstream lets in is no fault",
      {OPEN, UP, OPEN, UP, SENT_AWAY, NO_OPEN, ANSWERED, LATER, NO_OPEN, LATER, OPEN, END},
      SCHED_BREAKER_WELL,
@@ -291,6 +300,9 @@ static void play(struct breaker_run *r, enum move move)
         return;
     case SENT_AWAY:
         down(r, OUTCOME_SERVICE_CLOSING, true, false);
+        return;
+    case WORKED:
+        sched_connection_worked(&r->s);
         return;
     case LATER:
         r->now_ms += limits.probe_min_ms / 2;
