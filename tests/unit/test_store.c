@@ -331,7 +331,7 @@ static uint64_t resident_bytes(void)
 
 static void test_reading_and_removing_bodies_keeps_memory_bounded(void **state)
 {
-    size_t count = turns(40, 1);
+    size_t count = where_calls_fail() ? 1 : 40;
     struct fixture *f = *state;
     f->config.chunk_bytes = (uint32_t)turns(0, 65536);
     queue_open(f);

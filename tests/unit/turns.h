@@ -13,6 +13,12 @@
 /* Of the runner of tests/fail/ alone, and set before the first case. */
 extern bool turns_are_few __attribute__((weak));
 
+/* Do calls fail here? Then memory is not the product's alone, and a case is run many times. */
+static inline bool where_calls_fail(void)
+{
+    return &turns_are_few != NULL;
+}
+
 /* `all`, or where each call fails in turn, `few`. */
 static inline size_t turns(size_t all, size_t few)
 {
