@@ -112,10 +112,10 @@ static void test_give_up_after_a_crash_in_an_outage(void **state)
 static void test_outage_counts_after_a_new_route(void **state)
 {
     struct fixture *f = *state;
-    f->config->give_up_ms = 300;
+    f->config->give_up_ms = 2000;
     begin(f);
     struct msg_id id = accept_one(f, 1);
-    out_of_order(f, 400);
+    out_of_order(f, 2200);
     end(f);
     upstream_config(&f->config->upstreams[0], "other");
     begin(f);
@@ -129,7 +129,7 @@ static void test_outage_counts_after_a_new_route(void **state)
     upstream_up(f, 4);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
     assert_int_equal(state_of(f, id), MESSAGE_QUEUED);
-    usleep(300000); /* but what passes now does */
+    usleep(2100000); /* but what passes now does */
     assert_int_equal(edit(f, FLOW_EDIT_RETRY, id), ERR_OK);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
     assert_int_equal(state_of(f, id), MESSAGE_FAILED);
@@ -185,12 +185,12 @@ static void test_a_retry_after_give_up_begins_anew(void **state)
 {
     struct fixture *f = *state;
     f->config->reports = true;
-    f->config->give_up_ms = 100;
+    f->config->give_up_ms = 1500;
     begin(f);
     struct msg_id id = accept_one(f, 1);
     upstream_up(f, 1);
     struct flow_job *job = job_wait(f);
-    usleep(120000);
+    usleep(1600000);
     job_answer(f, job, OUTCOME_DEFERRED, 1);
     job_answer(f, job_wait(f), OUTCOME_DELIVERED, 1); /* the report */
     assert_int_equal(state_of(f, id), MESSAGE_TRASHED);
@@ -202,19 +202,19 @@ static void test_a_retry_after_give_up_begins_anew(void **state)
 static void test_time_on_hold_does_not_count(void **state)
 {
     struct fixture *f = *state;
-    f->config->give_up_ms = 100;
+    f->config->give_up_ms = 1500;
     begin(f);
     struct msg_id id = accept_one(f, 1);
     struct flow_link *link = link_wait(f);
     (void)settled(f);
     assert_int_equal(edit(f, FLOW_EDIT_HOLD, id), ERR_OK);
-    usleep(120000);
+    usleep(1600000);
     assert_int_equal(edit(f, FLOW_EDIT_RELEASE, id), ERR_OK);
     link_up(f, link, 1);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
     assert_int_equal(state_of(f, id), MESSAGE_QUEUED);
     assert_int_equal(edit(f, FLOW_EDIT_DELETE, id), ERR_OK); /* nor in the trash */
-    usleep(120000);
+    usleep(1600000);
     assert_int_equal(edit(f, FLOW_EDIT_UNDELETE, id), ERR_OK);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
     assert_int_equal(state_of(f, id), MESSAGE_QUEUED);
@@ -226,14 +226,14 @@ static void test_time_on_hold_and_in_the_trash_does_not_count(void **state)
     struct fixture *f = *state;
     static const enum flow_edit_action way[] = {FLOW_EDIT_HOLD, FLOW_EDIT_DELETE,
                                                 FLOW_EDIT_UNDELETE, FLOW_EDIT_RELEASE};
-    f->config->give_up_ms = 100;
+    f->config->give_up_ms = 1500;
     begin(f);
     struct msg_id id = accept_one(f, 1);
     struct flow_link *link = link_wait(f);
     for (size_t at = 0; at < sizeof way / sizeof way[0]; at++) {
         (void)settled(f);
         assert_int_equal(edit(f, way[at], id), ERR_OK);
-        usleep(way[at] == FLOW_EDIT_RELEASE ? 0 : 60000);
+        usleep(way[at] == FLOW_EDIT_RELEASE ? 0 : 900000);
     }
     link_up(f, link, 1);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
@@ -244,17 +244,17 @@ static void test_time_on_hold_and_in_the_trash_does_not_count(void **state)
 static void test_hold_in_an_outage_is_taken_off_once(void **state)
 {
     struct fixture *f = *state;
-    f->config->give_up_ms = 50;
+    f->config->give_up_ms = 1000;
     begin(f);
     struct msg_id id = accept_one(f, 1);
     out_of_order(f, 0);
     assert_int_equal(edit(f, FLOW_EDIT_HOLD, id), ERR_OK);
-    usleep(400000);
+    usleep(3000000);
     assert_int_equal(edit(f, FLOW_EDIT_RELEASE, id), ERR_OK); /* which has the upstream tried */
     link_up(f, link_wait(f), 1);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
     assert_int_equal(state_of(f, id), MESSAGE_QUEUED);
-    usleep(100000);
+    usleep(1100000);
     assert_int_equal(edit(f, FLOW_EDIT_RETRY, id), ERR_OK);
     job_answer(f, job_wait(f), OUTCOME_GREYLISTED, 1);
     assert_int_equal(state_of(f, id), MESSAGE_FAILED);
