@@ -63,10 +63,10 @@ static bool pauses(enum message_state state)
  * that the operator has it tried after again. What goes there takes its age along, as it is; the
  * record says since when it is there.
  */
-static void set_age(const struct queue *q, struct queue_change *c)
+static void set_age(const struct queue *q, struct queue_change *c, bool open)
 {
     struct record_state *next = &c->next;
-    if (next->state == MESSAGE_QUEUED && !any_open(&c->old)) {
+    if (next->state == MESSAGE_QUEUED && !open) {
         next->accepted_q = q->now_ms;
     } else if (pauses(c->old.state)) {
         next->accepted_q += q->now_ms - u64_min(c->old.changed_q, q->now_ms);
@@ -78,15 +78,16 @@ static void set_age(const struct queue *q, struct queue_change *c)
     next->outage_base = queue_outage_ms(q, c->upstream);
 }
 
-/* State, route and due time that follow from the command. */
-static void redirect(struct queue *q, struct queue_change *c, enum flow_edit_action action)
+/* State, route, age and due time that follow from the command. */
+static void redirect(struct queue *q, struct queue_change *c, enum flow_edit_action action,
+                     bool open)
 {
     struct record_state *next = &c->next;
     next->state = rules[action].result;
     next->flags =
         next->state == MESSAGE_TRASHED && c->old.state == MESSAGE_HELD ? RECORD_STATE_WAS_HELD : 0;
     bool was_held = (c->old.flags & RECORD_STATE_WAS_HELD) != 0;
-    if (action == FLOW_EDIT_UNDELETE && (was_held || !any_open(&c->old))) {
+    if (action == FLOW_EDIT_UNDELETE && (was_held || !open)) {
         next->state = MESSAGE_HELD; /* where it has failed, that was told: somebody has to decide */
     }
     if (next->state == MESSAGE_QUEUED) {
@@ -95,7 +96,7 @@ static void redirect(struct queue *q, struct queue_change *c, enum flow_edit_act
     } else if (next->state == MESSAGE_TRASHED) {
         next->due_q = q->now_ms + q->with.config->keep_deleted_ms;
     }
-    set_age(q, c);
+    set_age(q, c, open);
 }
 
 static enum err change(struct queue *q, struct queue_change *c, const struct flow_edit *edit)
@@ -107,8 +108,8 @@ static enum err change(struct queue *q, struct queue_change *c, const struct flo
     c->cause = RECORD_CAUSE_OPERATOR;
     c->uid = edit->uid;
     c->words = slice_from_str(edit->reason);
-    redirect(q, c, edit->action);
     bool open = any_open(&c->old);
+    redirect(q, c, edit->action, open);
     while (queue_change_next(c, &fate, &rcpt)) {
         struct record_recipient after = fate;
         alter(edit->action, open, &after);

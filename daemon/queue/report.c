@@ -433,6 +433,22 @@ static bool is_due(struct queue *q, const struct digest_work *work, size_t count
     return false;
 }
 
+/* In a transaction of its own. */
+static enum err digest_when_due(struct queue *q, struct digest_work *work, size_t count)
+{
+    enum err err = queue_transaction_begin(q);
+    if (err != ERR_OK) {
+        return err;
+    }
+    if (!is_due(q, work, count)) {
+        store_abort(q->with.store);
+        return ERR_OK;
+    }
+    err = queue_transaction_end(q, digest_make(q, work, count));
+    q->digest_last_ms = err == ERR_OK ? q->now_ms : q->digest_last_ms;
+    return err;
+}
+
 enum err queue_digest(struct queue *q)
 {
     uint32_t route = record_route(SLICE(RECORD_ROUTE_NAME_DIGEST));
@@ -442,19 +458,9 @@ enum err queue_digest(struct queue *q)
         return ERR_NO_MEMORY;
     }
     size_t count = store_due_after(q->with.store, route, NULL, work->due, DIGEST_AT_ONCE, &err);
-    bool may_be_due = err == ERR_OK && count > 0 && work->due[0].due_q <= q->now_ms &&
-                      q->with.config->root_mail[0] != '\0';
-    if (may_be_due) {
-        err = queue_transaction_begin(q);
-    }
-    if (may_be_due && err == ERR_OK) {
-        bool due = is_due(q, work, count);
-        err = due ? queue_transaction_end(q, digest_make(q, work, count)) : ERR_OK;
-        if (!due) {
-            store_abort(q->with.store);
-        } else if (err == ERR_OK) {
-            q->digest_last_ms = q->now_ms;
-        }
+    if (err == ERR_OK && count > 0 && work->due[0].due_q <= q->now_ms &&
+        q->with.config->root_mail[0] != '\0') {
+        err = digest_when_due(q, work, count);
     }
     free(work);
     return err;

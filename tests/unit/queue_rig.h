@@ -413,9 +413,8 @@ static UNUSED void job_back(struct fixture *f, struct flow_job *job)
     mailbox_send(queue_mailbox(f->queue), &job->msg);
 }
 
-/* Every recipient gets this outcome. */
-static UNUSED void job_answer(struct fixture *f, struct flow_job *job, enum outcome outcome,
-                              uint32_t recipients)
+/* Room for the results of an attempt, and "words" for each to point at. */
+static UNUSED void job_tried(struct flow_job *job, uint32_t recipients)
 {
     job->tried = true;
     job->result_count = recipients;
@@ -424,6 +423,13 @@ static UNUSED void job_answer(struct fixture *f, struct flow_job *job, enum outc
         assert_non_null(job->results);
     }
     buf_put_str(&job->text, "words");
+}
+
+/* Every recipient gets this outcome. */
+static UNUSED void job_answer(struct fixture *f, struct flow_job *job, enum outcome outcome,
+                              uint32_t recipients)
+{
+    job_tried(job, recipients);
     for (uint32_t at = 0; at < recipients; at++) {
         job->results[at] = (struct flow_result){
             .recipient_index = at, .outcome = outcome, .code = 250, .text_len = 5};

@@ -16,13 +16,7 @@
 static void answer_each(struct fixture *f, struct flow_job *job, const enum outcome *outcomes,
                         uint32_t count)
 {
-    job->tried = true;
-    job->result_count = count;
-    if (count > 1) {
-        job->results = calloc(count, sizeof job->results[0]);
-        assert_non_null(job->results);
-    }
-    buf_put_str(&job->text, "words");
+    job_tried(job, count);
     for (uint32_t at = 0; at < count; at++) {
         job->results[at] = (struct flow_result){
             .recipient_index = at, .outcome = outcomes[at], .code = 450, .text_len = 5};

@@ -22,7 +22,7 @@ static inline bool where_calls_fail(void)
 /* `all`, or where each call fails in turn, `few`. */
 static inline size_t turns(size_t all, size_t few)
 {
-    return &turns_are_few != NULL && turns_are_few ? few : all;
+    return where_calls_fail() && turns_are_few ? few : all;
 }
 
 /* Between two looks, or two messages, where turns are few: else they are as many as the machine can
